@@ -1,0 +1,99 @@
+"""Stores: one small interface over an object store, a Hub repository and a folder.
+
+Paths inside a store are relative, with forward slashes. Every failure is one of four errors, whatever the backend:
+`NotFound` (66), `AccessDenied` (77), `NetworkExhausted` (83, after the backend's own retries) and `OutputTaken` (73).
+A 403 is never reported as "not found".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from job.uri import FileUri, HubUri, S3Uri, Uri
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a store: its path, its size in bytes, and an identity that changes with its content (ETag, blob
+    id, or modification time in nanoseconds), for cache keys."""
+
+    path: str
+    size: int
+    identity: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A store's files at one moment. *revision* is the commit on the Hub and None elsewhere."""
+
+    files: tuple[StoredFile, ...]
+    revision: str | None = None
+
+
+class Store(Protocol):
+    """Where a model, a dataset or an output lives."""
+
+    uri: str
+
+    def snapshot(self) -> Snapshot:
+        """All files under the URI. A URI that names one file gives that file.
+
+        Raises:
+            NotFound: there is nothing at the URI.
+        """
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """*length* bytes of *path* from offset *start*; to the end when *length* is None.
+
+        Raises:
+            NotFound: no such file.
+        """
+
+    def fetch(self, files: Sequence[StoredFile], folder: Path) -> None:
+        """Copy *files* of the last snapshot into *folder*, in parallel, keeping their relative paths. Each file
+        appears under its name only when it is complete."""
+
+    def probe_write(self) -> bool:
+        """Prove write access with a real write, read back and removed again. Returns whether the store honours
+        create-if-absent.
+
+        Raises:
+            AccessDenied: it cannot be written, or does not exist and cannot be made.
+        """
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write *data* to *path* unless it exists. Returns whether this call made it. Where `probe_write` returned
+        False this is look-then-write, which two writers at the same moment can both win."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write *data* to *path*, replacing what is there."""
+
+    def publish(self, files: Mapping[str, Path], manifest: bytes) -> None:
+        """Make *files* (path in the store -> local file) appear, read each back by size and checksum, then create
+        ``manifest.json``. Without its manifest a result does not exist.
+
+        Raises:
+            OutputTaken: a manifest is there already.
+            UploadIncomplete: a file did not read back as it was written.
+        """
+
+
+def open_store(uri: Uri, *, branch: str | None = None) -> Store:
+    """The store at *uri*; *branch* picks a branch of a Hub repository and means nothing elsewhere.
+
+    No network traffic happens here; the backend's SDK is imported only for its own scheme.
+    """
+    match uri:
+        case S3Uri():
+            from job.storage.s3 import S3Store
+
+            return S3Store(uri)
+        case HubUri():
+            from job.storage.hub import HubStore
+
+            return HubStore(uri, branch=branch)
+        case FileUri():
+            from job.storage.local import LocalStore
+
+            return LocalStore(uri)
