@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 Kind = Literal["model", "dataset", "output", "spec"]
 
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # Hub: org/name, letters, digits, '-', '_', '.'
+# Hub: ASCII letters, digits, '-', '_' and '.', each half 1-96 long, neither starting nor ending with '-' or '.'
+_REPO_ID = re.compile(r"\w([\w.-]{0,94}\w)?/\w([\w.-]{0,94}\w)?", re.ASCII)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3: 3-63 characters, lower case
 
 
@@ -39,9 +40,9 @@ class HubUri:
 
     def __str__(self) -> str:
         prefix = "datasets/" if self.repo_type == "dataset" else ""
-        revision = f"@{self.revision}" if self.revision else ""
+        revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
         path = f"/{self.path}" if self.path else ""
-        query = "&".join(f"{k}={v}" for k, v in (("config", self.config), ("split", self.split)) if v)
+        query = urlencode({k: v for k, v in (("config", self.config), ("split", self.split)) if v})
         return f"hf://{prefix}{self.repo_id}{revision}{path}" + (f"?{query}" if query else "")
 
 
@@ -52,7 +53,7 @@ class FileUri:
     path: Path
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.path) if self.path.is_absolute() else f"./{self.path}"
 
 
 Uri = S3Uri | HubUri | FileUri
@@ -62,50 +63,77 @@ def parse_uri(text: str, kind: Kind) -> Uri:
     """Read *text* as the place of a model, dataset, output or spec.
 
     Raises:
-        ValueError: not one of the forms above; the message says which forms are.
+        ValueError: not one of the forms above; the message says which forms are, and repeats no password and no query.
     """
-    if ".." in unquote(text).split("?")[0].split("/"):
-        raise ValueError(f"{text!r} contains '..'; name the place directly")
+    if ".." in unquote(text.partition("?")[0] if text.startswith("hf://") else text).split("/"):
+        raise ValueError(f"{_shown(text)} contains '..'; name the place directly")
     match text.partition("://"):
         case ("s3", "://", rest):
             return _parse_s3(text, rest)
         case ("hf", "://", rest):
             return _parse_hub(text, rest, kind)
-        case ("file", "://", rest) if rest.startswith("/"):
-            return FileUri(Path(unquote(rest)))
+        case ("file", "://", rest):
+            return _parse_file(text, rest)
         case (scheme, "://", _):
-            raise ValueError(f"{text!r}: scheme {scheme!r} is not supported; use s3://, hf:// or a path")
+            raise ValueError(f"{_shown(text)}: scheme {scheme!r} is not supported; use s3://, hf:// or a path")
     if text.startswith(("/", "./")):
         return FileUri(Path(text))
-    if kind in ("model", "dataset") and _REPO_ID.fullmatch(text.partition("@")[0]):
+    if kind in ("model", "dataset") and _is_repo_id(text.partition("@")[0]):
         return _parse_hub(text, ("datasets/" if kind == "dataset" else "") + text, kind)
-    raise ValueError(f"{text!r} is neither s3://bucket/key, hf://org/name nor a path; a path starts with '/' or './'")
+    raise ValueError(
+        f"{_shown(text)} is neither s3://bucket/key, hf://org/name nor a path; a path starts with '/' or './'"
+    )
 
 
 def _parse_s3(text: str, rest: str) -> S3Uri:
     bucket, _, key = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise ValueError(f"{text!r}: {bucket!r} is not a bucket name (3-63 of a-z, 0-9, '.', '-')")
-    key = key.strip("/")
-    if "//" in key:
-        raise ValueError(f"{text!r} contains an empty path segment '//'")
-    return S3Uri(bucket, key)
+        raise ValueError(f"{_shown(text)} does not start with a bucket name (3-63 of a-z, 0-9, '.', '-')")
+    if "//" in rest:
+        raise ValueError(f"{_shown(text)} contains an empty path segment '//'")
+    return S3Uri(bucket, key.strip("/"))
+
+
+def _parse_file(text: str, rest: str) -> FileUri:
+    if not rest.startswith("/"):
+        raise ValueError(f"{_shown(text)}: file:// takes an absolute path, as in file:///data")
+    return FileUri(Path(unquote(rest)))
 
 
 def _parse_hub(text: str, rest: str, kind: Kind) -> HubUri:
     place, _, query = rest.partition("?")
     repo_type: Literal["model", "dataset"] = "dataset" if place.startswith("datasets/") else "model"
     if kind == "dataset" and repo_type == "model":
-        raise ValueError(f"{text!r} names a model; a dataset on the Hub is hf://datasets/org/name")
+        raise ValueError(f"{_shown(text)} names a model; a dataset on the Hub is hf://datasets/org/name")
     if kind in ("model", "output") and repo_type == "dataset":
-        raise ValueError(f"{text!r} names a dataset repository; a {kind} is hf://org/name")
-    form = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?", place.removeprefix("datasets/"))
-    if form is None or not _REPO_ID.fullmatch(form[1]):
-        raise ValueError(f"{text!r} is not of the form hf://org/name[@revision]")
-    options = dict(parse_qsl(query))
+        raise ValueError(f"{_shown(text)} names a dataset repository; a {kind} is hf://org/name")
+    form = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", place.removeprefix("datasets/"))
+    if form is None or not _is_repo_id(form[1]):
+        raise ValueError(f"{_shown(text)} is not of the form hf://org/name[@revision]")
+    revision, path = form[2], (form[3] or "").strip("/")
+    if "//" in path:
+        raise ValueError(f"{_shown(text)} contains an empty path segment '//'")
+    if kind == "output" and (revision or path):
+        raise ValueError(f"{_shown(text)}: an output is a whole repository, without @revision or path")
+    options = _options(text, query, repo_type)
+    revision = unquote(revision) if revision else None
+    return HubUri(form[1], repo_type, revision, path, options.get("config"), options.get("split"))
+
+
+def _options(text: str, query: str, repo_type: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := set(options) - {"config", "split"}:
-        raise ValueError(f"{text!r}: unknown option {min(unknown)!r}; known are config and split")
-    if kind == "output" and (form[2] or form[3]):
-        raise ValueError(f"{text!r}: an output is a whole repository, without @revision or path")
-    revision = unquote(form[2]) if form[2] else None
-    return HubUri(form[1], repo_type, revision, form[3] or "", options.get("config"), options.get("split"))
+        raise ValueError(f"{_shown(text)}: unknown option {min(unknown)!r}; known are config and split")
+    if options and repo_type != "dataset":
+        raise ValueError(f"{_shown(text)}: config and split belong to a dataset, hf://datasets/org/name")
+    return {name: value for name, value in options.items() if value}
+
+
+def _is_repo_id(text: str) -> bool:
+    return bool(_REPO_ID.fullmatch(text)) and "--" not in text and ".." not in text and not text.endswith(".git")
+
+
+def _shown(text: str) -> str:
+    """*text* for an error message: what may be a secret in a mistaken URI (user:password@, a signed query) is cut."""
+    place = text.partition("?")[0]
+    return repr(place if place.startswith("hf://") else re.sub(r"://.*@", "://***@", place))

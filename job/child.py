@@ -1,0 +1,48 @@
+"""How a child process of the job says why it failed: a file, because its exit status does not travel through
+launchers (75 or 78 becomes 1 under accelerate and torchrun) and its stderr is a mix of many voices."""
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from job.errors import Bug, JobError, error_for
+from job.records import WorkerError
+from job.rundir import read_record, write_json
+
+
+def run_child(story: Callable[[], None], error_path: Path, rank: int = 0) -> None:
+    """Run *story*; on failure write a `WorkerError` to *error_path* and exit with status 1."""
+    try:
+        story()
+    except Exception as error:  # the boundary of the process: everything is reported, nothing swallowed
+        write_json(error_path, describe(error, rank))
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def describe(error: Exception, rank: int) -> WorkerError:
+    """*error* as a record. What is not a `JobError` is a bug until it is classified."""
+    job_error = error if isinstance(error, JobError) else classify(error)
+    return WorkerError(
+        code=job_error.exit_code,
+        cause=job_error.cause,
+        fix=job_error.fix,
+        rank=rank,
+        time=time.time(),
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def classify(error: Exception) -> JobError:
+    """An exception that nothing recognised, as a `Bug` in one sentence."""
+    return Bug(f"{type(error).__name__}: {error}", "Run it again with JOB_DEBUG=1 for the traceback.")
+
+
+def read_error(path: Path) -> tuple[JobError, WorkerError] | None:
+    """The failure that a child left at *path*, as the error to raise here; None when it left none."""
+    if not path.exists():
+        return None
+    record = read_record(path, WorkerError)
+    return error_for(record.code)(record.cause, record.fix), record

@@ -1,0 +1,85 @@
+"""What a person sees, on stderr: phases, the plan, and training progress. stdout carries only the outcome."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from job.records import Plan, Prepared
+from job.redact import Redactor
+
+
+class Console:
+    """Plain lines; on a terminal, training progress is one line that renews itself."""
+
+    def __init__(
+        self, stream: TextIO, redact: Redactor, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream, self._redact, self._quiet, self._clock = stream, redact, quiet, clock
+        self._live = stream.isatty()
+        self._open_line = False
+        self._start: tuple[float, int, int] | None = None  # clock, step and tokens at the first logged step
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            self._write(text)
+
+    def warn(self, text: str) -> None:
+        self._write(text)
+
+    def plan(self, plan: Plan) -> None:
+        self.say("plan")
+        for name, reason in plan.reasons.items():
+            self.say(f"  {name:<22} {reason}")
+
+    def rows(self, prepared: Prepared) -> None:
+        train = prepared.train
+        packs = f" in {train.sequences:,} packs" if train.sequences != train.rows else ""
+        self.say(
+            f"  {train.rows:,} rows{packs}, {train.tokens:,} tokens, {train.trained_tokens / train.tokens:.0%} trained "
+            f"({prepared.format}: {prepared.format_reason})"
+        )
+        if train.truncated_rows or train.dropped_rows:
+            self.warn(
+                f"  {train.truncated_rows:,} rows cut at max_length, {train.dropped_rows:,} left nothing to learn"
+            )
+        if prepared.eval:
+            self.say(f"  {prepared.eval.rows:,} rows held out for evaluation")
+
+    def event(self, event: dict[str, Any]) -> None:
+        """One line of the worker's ``log.jsonl``."""
+        match event["event"]:
+            case "train_begin":
+                self.say(f"training: {event['total_steps']} steps")
+            case "train":
+                self._progress(event)
+            case "evaluation":
+                self.say(f"  step {event['step']}/{event['total_steps']}  eval loss {event['eval_loss']:.4f}")
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        step, total, tokens = event["step"], event["total_steps"], int(event.get("num_tokens", 0))
+        line = f"  step {step}/{total}  loss {event['loss']:.4f}  lr {event['learning_rate']:.2e}"
+        now = self._clock()
+        if self._start is None:
+            self._start = (now, step, tokens)
+        elif (elapsed := now - self._start[0]) > 0:
+            left = (total - step) * elapsed / max(1, step - self._start[1])
+            line += f"  {(tokens - self._start[2]) / elapsed:,.0f} tokens/s  {_duration(left)} left"
+        if self._live and not self._quiet:
+            self._stream.write(f"\r\x1b[K{line}")
+            self._stream.flush()
+            self._open_line = True
+        else:
+            self.say(line)
+
+    def _write(self, text: str) -> None:
+        if self._open_line:
+            self._stream.write("\n")
+            self._open_line = False
+        self._stream.write(self._redact(text) + "\n")
+        self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,126 @@
+"""The base model from ``config.json`` and safetensors headers: parameter count, shapes and dtypes, without weights."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from job.errors import BadSpec, NotFound
+from job.records import ModelFacts
+from job.storage import Snapshot, Store, StoredFile
+
+_HEADER_LIMIT = 100 * 2**20  # bytes; the safetensors format allows no larger header
+_TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
+_INDEX = "model.safetensors.index.json"
+
+
+def inspect_model(store: Store, snapshot: Snapshot) -> ModelFacts:
+    """Read the headers of the model in *store*.
+
+    Raises:
+        NotFound: ``config.json`` is missing.
+        BadSpec: it has no safetensors weights, or no fast tokenizer.
+    """
+    names = {file.path for file in snapshot.files}
+    if "config.json" not in names:
+        raise NotFound(f"JOB_MODEL={store.uri} holds no config.json.", "Give the folder or repository of a model.")
+    if "tokenizer.json" not in names:
+        raise BadSpec(
+            f"JOB_MODEL={store.uri} holds no tokenizer.json.",
+            "Save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…), which writes one.",
+        )
+    config = _read_config(store)
+    shards = weight_files(store, snapshot)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        headers = list(pool.map(lambda shard: read_header(store, shard), shards))
+    return _facts(store.uri, snapshot, config, shards, headers)
+
+
+def weight_files(store: Store, snapshot: Snapshot) -> list[StoredFile]:
+    """The safetensors files that make up the model: those its index names, else those beside ``config.json``.
+
+    Raises:
+        BadSpec: there are none; pickled weights are not loaded.
+        NotFound: the index names a file that is not there.
+    """
+    files = {file.path: file for file in snapshot.files}
+    if _INDEX in files:
+        listed = sorted(set(json.loads(store.read(_INDEX))["weight_map"].values()))
+        if missing := [name for name in listed if name not in files]:
+            raise NotFound(f"{store.uri}: {_INDEX} names {missing[0]}, which is not there.", "Upload the model again.")
+        return [files[name] for name in listed]
+    if "model.safetensors" in files:
+        return [files["model.safetensors"]]
+    shards = [file for path, file in sorted(files.items()) if path.endswith(".safetensors") and "/" not in path]
+    if not shards:
+        raise BadSpec(
+            f"JOB_MODEL={store.uri} holds no safetensors weights.",
+            "Convert it with save_pretrained(…); pickled weights are not loaded.",
+        )
+    return shards
+
+
+def small_files(snapshot: Snapshot) -> list[StoredFile]:
+    """Configuration and tokenizer: everything beside ``config.json`` that is text."""
+    return [file for file in snapshot.files if "/" not in file.path and file.path.endswith(_TOKENIZER_SUFFIXES)]
+
+
+def read_header(store: Store, shard: StoredFile) -> dict[str, Any]:
+    """The JSON header of a safetensors file: 8 bytes of little-endian length, then that many bytes of JSON.
+
+    Raises:
+        BadSpec: the file is not safetensors.
+    """
+    size = int.from_bytes(store.read(shard.path, 0, 8), "little")
+    if not 0 < size <= min(_HEADER_LIMIT, shard.size - 8):
+        raise BadSpec(f"{store.uri}: {shard.path} is not a safetensors file.", "Upload the model again.")
+    header: dict[str, Any] = json.loads(store.read(shard.path, 8, size))
+    header.pop("__metadata__", None)
+    return header
+
+
+def identity(files: Iterable[StoredFile]) -> str:
+    """A hash that changes when any of *files* does."""
+    listing = sorted((file.path, file.size, file.identity) for file in files)
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def _read_config(store: Store) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(store.read("config.json"))
+    except ValueError as error:
+        raise BadSpec(f"JOB_MODEL={store.uri}: config.json is not valid JSON ({error}).", "Upload it again.") from error
+    if "auto_map" in config:
+        raise BadSpec(
+            f"JOB_MODEL={store.uri} needs code from its own repository (auto_map in config.json).",
+            "Use a model whose architecture transformers contains; code from a repository is never run.",
+        )
+    return config
+
+
+def _facts(
+    uri: str, snapshot: Snapshot, config: dict[str, Any], shards: list[StoredFile], headers: list[dict[str, Any]]
+) -> ModelFacts:
+    tensors = {name: tensor for header in headers for name, tensor in header.items()}
+    dtypes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        dtypes[tensor["dtype"]] += math.prod(tensor["shape"])
+    # Vision-language and some newer configurations nest the language model's numbers.
+    text: dict[str, Any] = config.get("text_config", config)
+    return ModelFacts(
+        uri=uri,
+        revision=snapshot.revision,
+        model_type=config.get("model_type", "unknown"),
+        parameters=sum(dtypes.values()),
+        weights_bytes=sum(shard.size for shard in shards),
+        dtypes=dict(dtypes),
+        shapes={name: tuple(tensor["shape"]) for name, tensor in tensors.items()},
+        layers=text.get("num_hidden_layers", text.get("n_layer")),
+        hidden_size=text.get("hidden_size", text.get("n_embd")),
+        vocab_size=text.get("vocab_size"),
+        max_length=text.get("max_position_embeddings", text.get("n_positions")),
+        identity=identity([*shards, *small_files(snapshot)]),
+    )

@@ -1,0 +1,106 @@
+"""The model and the dataset: found, looked into, and brought onto this machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.facts.dataset import choose_files
+from job.facts.model import identity, inspect_model, small_files, weight_files
+from job.records import DataFile, ModelFacts
+from job.storage import Snapshot, Store, StoredFile, open_store
+from job.uri import FileUri, HubUri, Uri, parse_uri
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one place: all that is needed to copy them here."""
+
+    uri: Uri
+    store: Store
+    files: tuple[StoredFile, ...]
+    revision: str | None
+
+    @property
+    def identity(self) -> str:
+        return identity(self.files)
+
+    def localize(self, cache: Path, only: Sequence[StoredFile] | None = None) -> Path:
+        """A folder with the files (or with *only* some of them), downloaded into *cache* unless they are here."""
+        if isinstance(self.uri, FileUri):
+            return self.uri.path if self.uri.path.is_dir() else self.uri.path.parent
+        folder = cache / self.identity[:24]
+        wanted = self.files if only is None else only
+        self.store.fetch([file for file in wanted if not _is_complete(folder / file.path, file)], folder)
+        return folder
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """The base model: its facts, the small files that preparation needs, and all files that training needs."""
+
+    facts: ModelFacts
+    source: Source
+    name: str  # what adapter_config.json calls it: a repository id, or the URI as given
+
+    def localize(self, cache: Path, *, weights: bool) -> Path:
+        """The model's folder. Without *weights* only configuration and tokenizer are there for certain."""
+        return self.source.localize(cache, None if weights else small_files(Snapshot(self.source.files)))
+
+
+def find_model(text: str) -> ModelSource:
+    """Look into the model's configuration and safetensors headers: a real read, but no weights.
+
+    Raises:
+        NotFound, AccessDenied, NetworkExhausted: it cannot be reached.
+        BadSpec: it cannot be trained.
+    """
+    uri = parse_uri(text, "model")
+    store = open_store(uri)
+    snapshot = store.snapshot()
+    facts = inspect_model(store, snapshot)
+    needed = (*small_files(snapshot), *weight_files(store, snapshot))
+    name = uri.repo_id if isinstance(uri, HubUri) else text
+    return ModelSource(facts, Source(uri, store, needed, snapshot.revision), name)
+
+
+def find_dataset(text: str) -> Source:
+    """Find the row files and read the first byte of one, so that missing rights show before anything else is done.
+
+    Raises:
+        NotFound, AccessDenied, NetworkExhausted: it cannot be reached.
+        BadData: there is no file with rows.
+    """
+    uri = parse_uri(text, "dataset")
+    store = open_store(uri)
+    snapshot = store.snapshot()
+    files = choose_files(uri, snapshot)
+    if filled := [file for file in files if file.size]:  # no byte of an empty file can be asked for
+        store.read(filled[0].path, 0, 1)
+    return Source(uri, store, tuple(files), snapshot.revision)
+
+
+def data_files(source: Source, folder: Path) -> tuple[DataFile, ...]:
+    """The local row files, each under the name the user knows."""
+    return tuple(
+        DataFile(path=folder / file.path, name=file.path, identity=f"{file.size}:{file.identity}")
+        for file in source.files
+    )
+
+
+def _is_complete(path: Path, file: StoredFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
+
+
+def read_spec_file(text: str) -> bytes:
+    """The file that ``JOB_SPEC_URI`` names.
+
+    Raises:
+        ValueError: *text* is not the URI of one file.
+        NotFound, AccessDenied, NetworkExhausted: it cannot be read.
+    """
+    uri = parse_uri(text, "spec")
+    store = open_store(uri)
+    files = store.snapshot().files
+    if len(files) != 1:
+        raise ValueError("it names a folder; name one file")
+    return store.read(files[0].path)

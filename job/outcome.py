@@ -1,0 +1,57 @@
+"""How a run ended, told three times: stdout's last line, the termination log, the output store."""
+
+import json
+from pathlib import Path
+
+from job.errors import JobError, NetworkExhausted, UploadIncomplete
+from job.records import Outcome
+from job.redact import Redactor
+
+LIMIT_BYTES = 4096  # Kubernetes keeps this much of a termination message
+FIX_LENGTH = 500  # characters; what is left of the limit is the cause's
+_CUT = " …"
+TERMINATION_LOG = Path("/dev/termination-log")
+
+
+def success(cause: str, attempt: int | None) -> Outcome:
+    return Outcome(
+        code=0, error_class="Success", phase="done", cause=cause, fix="", last_durable_step=None, attempt=attempt
+    )
+
+
+def failure(error: JobError, phase: str, attempt: int | None, redact: Redactor) -> Outcome:
+    """*error* as an outcome, without secrets."""
+    return Outcome(
+        code=error.exit_code,
+        error_class=type(error).__name__,
+        phase=phase,
+        cause=redact(error.cause),
+        fix=redact(error.fix),
+        last_durable_step=None,
+        attempt=attempt,
+    )
+
+
+def to_line(outcome: Outcome) -> str:
+    """One JSON object of at most LIMIT_BYTES bytes: a long cause is shortened, never the JSON."""
+    line = json.dumps(outcome.to_json(), ensure_ascii=False)
+    if len(line.encode()) <= LIMIT_BYTES:
+        return line
+    return to_line(outcome.model_copy(update={"cause": _shorter(outcome.cause), "fix": outcome.fix[:FIX_LENGTH]}))
+
+
+def _shorter(text: str) -> str:
+    return text.removesuffix(_CUT)[: len(text) * 3 // 4] + _CUT
+
+
+def write_termination_log(outcome: Outcome, path: Path = TERMINATION_LOG) -> None:
+    """For Kubernetes, which mounts the file; elsewhere it does not exist and nothing is written."""
+    if path.exists():
+        path.write_text(to_line(outcome))
+
+
+def upload_error(error: JobError) -> JobError:
+    """A storage failure after training, which is an unfinished upload unless it is a matter of rights or a signal."""
+    if isinstance(error, NetworkExhausted):
+        return UploadIncomplete(error.cause, error.fix)
+    return error

@@ -1,0 +1,118 @@
+"""Runs ``job.prepare`` and ``job.probe`` as child processes, and keeps what they find for the next attempt."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from job import __version__
+from job.inputs import ModelSource, Source, data_files
+from job.processes import Child, StopRequest
+from job.records import DatasetFacts, PackingProbe, Prepared, PrepareTask
+from job.rundir import read_record, write_json
+from job.spec import JobSpec
+
+SAMPLE_ROWS = 1000  # enough for a mean length within a few percent, tokenized in a fraction of a second
+# Whatever renders, tokenizes or builds a mask: another version may do it differently.
+_PREPARE_PACKAGES = ("transformers", "tokenizers", "jinja2")
+_PROBE_PACKAGES = ("transformers", "torch")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where child processes work: their cache, their log, their environment."""
+
+    cache: Path
+    log: Path
+    env: Mapping[str, str]
+    stop: StopRequest
+
+
+def make_task(spec: JobSpec, model: ModelSource, train: Source, held_out: Source | None, shop: Workshop) -> PrepareTask:
+    """The task of preparing every row unpacked, once the datasets and the tokenizer are on this machine."""
+    datasets = shop.cache / "datasets"
+    return PrepareTask(
+        train_files=data_files(train, train.localize(datasets)),
+        eval_files=data_files(held_out, held_out.localize(datasets)) if held_out else (),
+        tokenizer=model.localize(shop.cache / "models", weights=False),
+        tokenizer_identity=model.facts.identity,
+        columns={str(name): column for name, column in spec.columns.items()},
+        max_length=min(spec.max_length, model.facts.max_length or spec.max_length),
+        eval_fraction=spec.eval_fraction,
+        seed=spec.seed,
+        packing=False,
+    )
+
+
+def prepare_sample(task: PrepareTask, shop: Workshop) -> DatasetFacts:
+    """What the first rows are like, without splitting or packing them."""
+    sample = task.model_copy(update={"row_limit": SAMPLE_ROWS, "eval_fraction": 0.0, "eval_files": ()})
+    prepared = prepare(sample, shop)[1]
+    train = prepared.train
+    return DatasetFacts(
+        rows=train.rows,
+        sampled=train.rows + train.dropped_rows == SAMPLE_ROWS,
+        mean_tokens=train.tokens / train.rows,
+        max_tokens=train.max_tokens,
+        trained_share=train.trained_tokens / train.tokens,
+        format=prepared.format,
+        format_reason=prepared.format_reason,
+    )
+
+
+def prepare(task: PrepareTask, shop: Workshop) -> tuple[Path, Prepared]:
+    """The folder with the Arrow files of *task*, made now or by an earlier attempt.
+
+    Raises:
+        BadData: rows that cannot be used.
+    """
+    folder = shop.cache / "prepared" / _key(task.model_dump_json(exclude=_LOCAL_PATHS), _PREPARE_PACKAGES)
+    if not (folder / "prepared.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".prepare-") as scratch:
+            out = Path(scratch)
+            write_json(out / "task.json", task)
+            Child("job.prepare", [out / "task.json", out], out / "error.json", shop.log, shop.env).wait(shop.stop)
+            shutil.rmtree(folder, ignore_errors=True)
+            out.rename(folder)
+            out.mkdir()  # for the context manager to remove
+    return folder, read_record(folder / "prepared.json", Prepared)
+
+
+_LOCAL_PATHS: dict[str, Any] = {
+    "tokenizer": True,
+    "train_files": {"__all__": {"path"}},
+    "eval_files": {"__all__": {"path"}},
+}
+
+
+class PackingProbeRun:
+    """The packing probe, running beside other work; its result is kept per configuration and library version."""
+
+    def __init__(self, config: Path, shop: Workshop) -> None:
+        self._folder = shop.cache / "packing" / _key(config.read_text(), _PROBE_PACKAGES)
+        self._shop = shop
+        self._child: Child | None = None
+        if not (self._folder / "packing.json").exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            arguments = [config.parent, self._folder]
+            self._child = Child("job.probe.packing", arguments, self._folder / "error.json", shop.log, shop.env)
+
+    def result(self) -> PackingProbe:
+        """Wait for the probe.
+
+        Raises:
+            JobError: the probe process failed.
+        """
+        if self._child:
+            self._child.wait(self._shop.stop)
+        return read_record(self._folder / "packing.json", PackingProbe)
+
+
+def _key(content: str, packages: tuple[str, ...]) -> str:
+    versions = [f"{name}={version(name)}" for name in packages]
+    return hashlib.sha256("\n".join([__version__, *versions, content]).encode()).hexdigest()[:24]

@@ -1,0 +1,1 @@
+"""Short-lived processes that need torch before training starts."""

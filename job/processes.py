@@ -1,0 +1,144 @@
+"""Signals, and work that a signal can end: the supervisor's threads and child processes.
+
+A handler only notes the signal. Whoever waits looks at the note several times a second, so no SDK's ``except`` can
+swallow a stop, and nothing is ever cut between two instructions.
+"""
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import psutil
+
+from job.child import read_error
+from job.errors import Bug, GpuFault, Interrupted, JobError
+
+T = TypeVar("T")
+
+POLL_S = 0.05
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_TERMINATE_S = 2.0  # between SIGTERM and SIGKILL for processes that outlive their job
+
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT has arrived. Use as a context manager around the whole run, in the main thread."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.since: float | None = None  # time.monotonic() of the first signal
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if self.signal is None:  # a second signal asks for nothing new
+            self.signal, self.since = signal.Signals(number), time.monotonic()
+
+    def check(self) -> None:
+        """Raises:
+        Interrupted: a signal has arrived.
+        """
+        if self.signal is not None:
+            raise Interrupted(f"{self.signal.name} arrived.", "Run the same job again.")
+
+
+class Task(threading.Thread, Generic[T]):
+    """A call in a daemon thread, so that an interrupted job can exit while a download still hangs."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        super().__init__(daemon=True)
+        self._call = call
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:  # handed to the waiter, which raises it
+            self._error = error
+
+    def result(self, stop: StopRequest) -> T:
+        """The call's value, or its exception.
+
+        Raises:
+            Interrupted: a signal arrived before the call ended.
+        """
+        while self.is_alive():
+            stop.check()
+            self.join(POLL_S)
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class Child:
+    """A Python module of this job in a process of its own, which reports failure in a file."""
+
+    def __init__(self, module: str, arguments: list[Path], error: Path, log: Path, env: Mapping[str, str]) -> None:
+        self._module, self._error, self._log = module, error, log
+        error.unlink(missing_ok=True)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, env=dict(env), start_new_session=True,
+            )  # fmt: skip
+
+    def wait(self, stop: StopRequest) -> None:
+        """Wait for a good end.
+
+        Raises:
+            JobError: what the child reported, or that it died without a report.
+            Interrupted: a signal arrived; the child is gone.
+        """
+        while self._process.poll() is None:
+            if stop.signal is not None:
+                end_descendants()
+                stop.check()
+            time.sleep(POLL_S)
+        if self._process.returncode:
+            raise child_error([self._error], self._process.returncode, self._module, self._log)
+
+
+def child_error(errors: list[Path], status: int, name: str, log: Path) -> JobError:
+    """The failure that the earliest record among *errors* tells of, or else what exit *status* says."""
+    reports = [report for path in errors if (report := read_error(path))]
+    if reports:
+        error, record = min(reports, key=lambda report: report[1].time)
+        error.add_note(record.traceback)
+        return error
+    if status < 0:
+        return GpuFault(f"{name} was killed by {signal.Signals(-status).name}.", f"Its output is in {log}.")
+    last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+    return Bug(f"{name} ended with status {status}: {' '.join(last)}", f"Its output is in {log}.")
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every orphan below it (it already is when it runs as PID 1)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_descendants() -> None:
+    """Leave no process behind: SIGTERM, then SIGKILL to whatever remains, and reap it."""
+    alive = psutil.Process().children(recursive=True)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(alive, timeout=_TERMINATE_S)
+    while alive:
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=_TERMINATE_S)
+        alive = psutil.Process().children(recursive=True)  # a killed launcher's workers have come to this process

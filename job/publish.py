@@ -1,0 +1,88 @@
+"""The finished result into every output: files, read back, manifest last."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from job import __version__
+from job.errors import JobError, UploadIncomplete
+from job.output import Output
+from job.rundir import RunDir
+from job.storage import StoredFile
+
+MANIFEST_VERSION = 1
+# Only these leave the adapter's folder: training_args.bin, say, would carry tokens.
+_ADAPTER_SUFFIXES = (".safetensors", ".json", ".jinja", ".md", ".model", ".txt")
+
+
+def publish(outputs: list[Output], run_dir: RunDir, fingerprint: str, attempt: int) -> None:
+    """Publish the adapter and metrics of *run_dir* to every output, the primary first.
+
+    Raises:
+        JobError: the primary could not be written; UploadIncomplete: a secondary could not.
+    """
+    adapter = {path.name: path for path in sorted(run_dir.adapter.iterdir()) if path.suffix in _ADAPTER_SUFFIXES}
+    _publish_all(outputs, adapter, run_dir.metrics, {"fingerprint": fingerprint, "attempt": attempt})
+
+
+def copy_to_secondaries(outputs: list[Output], manifest: dict[str, Any], fingerprint: str, scratch: Path) -> list[str]:
+    """Give the primary's finished result to the secondaries that lack it. Returns the places that were filled.
+
+    Raises:
+        UploadIncomplete: a secondary could not be written.
+    """
+    primary, *secondaries = outputs
+    missing = [output for output in secondaries if output.manifest(fingerprint) is None]
+    if not missing:
+        return []
+    files = [StoredFile(path, facts["size"], facts["sha256"]) for path, facts in manifest["files"].items()]
+    primary.result.fetch(files, scratch)
+    local = {file.path.removeprefix(primary.adapter_prefix): scratch / file.path for file in files}
+    metrics = local.pop("metrics.json")
+    facts = {"fingerprint": fingerprint, "attempt": manifest["attempt"]}
+    _publish_secondaries(missing, local, metrics, facts)
+    return [output.text for output in missing]
+
+
+def _publish_all(outputs: list[Output], adapter: Mapping[str, Path], metrics: Path, facts: dict[str, Any]) -> None:
+    primary, *secondaries = outputs
+    _publish_one(primary, adapter, metrics, facts)
+    _publish_secondaries(secondaries, adapter, metrics, facts)
+
+
+def _publish_secondaries(
+    outputs: list[Output], adapter: Mapping[str, Path], metrics: Path, facts: dict[str, Any]
+) -> None:
+    failed: list[str] = []
+    for output in outputs:
+        try:
+            output.probe_write()
+            _publish_one(output, adapter, metrics, facts)
+        except JobError as error:
+            failed.append(f"{output.text} ({error.cause})")
+    if failed:
+        raise UploadIncomplete(
+            f"The result is in the first output, but not in {', '.join(failed)}",
+            "Mend that place and run the job again.",
+        )
+
+
+def _publish_one(output: Output, adapter: Mapping[str, Path], metrics: Path, facts: dict[str, Any]) -> None:
+    files = {output.adapter_prefix + name: path for name, path in adapter.items()} | {"metrics.json": metrics}
+    output.result.publish(files, make_manifest(files, facts))
+
+
+def make_manifest(files: Mapping[str, Path], facts: Mapping[str, Any]) -> bytes:
+    """``manifest.json``: what the result consists of, with size in bytes and SHA-256 of each file."""
+    listing = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    head = {"schema_version": MANIFEST_VERSION, "graft_version": __version__, "created": created}
+    return json.dumps(head | dict(facts) | {"files": listing}, indent=1).encode()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,209 @@
+"""What the processes of one job tell each other: the JSON files of a `RunDir`, each a frozen record.
+
+`Facts` and `Plan` are written by the supervisor, `PrepareTask` too; `Prepared` comes back from ``job.prepare``,
+`PackingProbe` from ``job.probe``, `TrainResult` or `WorkerError` from ``job.train``.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["bf16", "fp16", "fp32"]
+Strategy = Literal["single", "ddp", "cpu"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and an unknown field is an error rather than silently dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gpu(Record):
+    name: str
+    memory_gib: float
+    compute_capability: tuple[int, int]
+
+
+class HardwareFacts(Record):
+    """The machine as NVML and the operating system see it. No GPU is a fact, not an error."""
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None
+    cpus: int = 1
+    memory_gib: float = 0.0
+
+
+class ModelFacts(Record):
+    """The base model as its ``config.json`` and safetensors headers describe it; no weight was read."""
+
+    uri: str
+    revision: str | None
+    model_type: str
+    parameters: int
+    weights_bytes: int
+    dtypes: dict[str, int]  # safetensors dtype -> number of parameters
+    shapes: dict[str, tuple[int, ...]]  # tensor name -> shape
+    layers: int | None
+    hidden_size: int | None
+    vocab_size: int | None
+    max_length: int | None  # max_position_embeddings
+    identity: str  # changes when any file of the model changes
+
+
+class DatasetFacts(Record):
+    """Row and token counts, from the first rows or from all of them."""
+
+    rows: int
+    sampled: bool
+    mean_tokens: float
+    max_tokens: int
+    trained_share: float  # share of tokens that carry loss, 0..1
+    format: str
+    format_reason: str
+
+
+class PackingProbe(Record):
+    """Whether a packed neighbour can be seen by a row of this architecture."""
+
+    isolated: bool
+    reason: str
+
+
+class Facts(Record):
+    hardware: HardwareFacts
+    model: ModelFacts
+    dataset: DatasetFacts
+    packing: PackingProbe | None = None  # None: not probed, because packing was ruled out before
+
+
+class Plan(Record):
+    """How the job will run. *reasons* says why, one sentence a choice."""
+
+    strategy: Strategy
+    num_processes: int
+    precision: Precision
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    global_batch_size: int  # sequences (packs, when packing) per optimizer step
+    packing: bool
+    gradient_checkpointing: bool
+    max_length: int
+    use_gpu: bool
+    reasons: dict[str, str]
+
+
+class DataFile(Record):
+    """One local source file, with the name the user knows it by."""
+
+    path: Path
+    name: str
+    identity: str
+
+
+class PrepareTask(Record):
+    """What ``job.prepare`` is asked to do."""
+
+    train_files: tuple[DataFile, ...]
+    eval_files: tuple[DataFile, ...] = ()
+    tokenizer: Path
+    tokenizer_identity: str
+    columns: dict[str, str]
+    max_length: int
+    eval_fraction: float
+    seed: int
+    packing: bool
+    row_limit: int | None = None  # None: every row
+
+
+class SplitStats(Record):
+    """One prepared split. Counts are after truncation to max_length."""
+
+    rows: int
+    sequences: int  # what the trainer iterates over: rows, or packs
+    tokens: int
+    trained_tokens: int
+    max_tokens: int
+    truncated_rows: int
+    dropped_rows: int  # nothing left to learn after truncation
+
+
+class Prepared(Record):
+    """The result of ``job.prepare``: Arrow files ``train.arrow`` and ``eval.arrow`` beside this record."""
+
+    format: str
+    format_reason: str
+    train: SplitStats
+    eval: SplitStats | None
+
+
+class TrainTask(Record):
+    """Where the worker finds what it needs, and what it must write into the adapter."""
+
+    model_path: Path
+    data_path: Path
+    base_model_name: str  # the given URI or repository id, never a local cache path
+    base_model_revision: str | None
+    has_eval: bool
+
+
+class LogEntry(Record):
+    """One logging step of training or evaluation, by the Trainer's own names."""
+
+    step: int
+    values: dict[str, float]
+
+
+class AdapterProof(Record):
+    """Evidence that the adapter was trainable and has changed."""
+
+    trainable_parameters: int
+    tensors: int
+    changed_tensors: int
+    unchanged: tuple[str, ...] = ()
+
+
+class TrainResult(Record):
+    """What rank 0 leaves behind: a finished training, or one that the stop file ended."""
+
+    status: Literal["finished", "stopped"]
+    steps: int
+    total_steps: int
+    epoch: float
+    train_runtime_s: float
+    first_step_at: float  # seconds since the epoch, wall clock
+    tokens: int
+    train_loss: float
+    history: tuple[LogEntry, ...]
+    eval_history: tuple[LogEntry, ...]
+    adapter: AdapterProof | None  # None: stopped before the end
+    peak_gpu_memory_gib: float | None
+    versions: dict[str, str]
+
+
+class WorkerError(Record):
+    """Why a rank died. The earliest over all ranks is the root cause."""
+
+    code: int
+    cause: str
+    fix: str
+    rank: int
+    time: float  # seconds since the epoch
+    traceback: str
+
+
+class Outcome(Record):
+    """How a run ended: the last line of stdout, ``/dev/termination-log`` and ``attempts/NNNN/outcome.json``."""
+
+    code: int
+    # `class` is Python's word; the JSON name is `class`.
+    error_class: str
+    phase: str
+    cause: str
+    fix: str
+    last_durable_step: int | None
+    attempt: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        fields = self.model_dump(mode="json")
+        return {"code": fields.pop("code"), "class": fields.pop("error_class"), **fields}

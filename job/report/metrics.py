@@ -1,0 +1,155 @@
+"""``metrics.json``: what was run, on what, and how it went. `docs/metrics.md` is generated from these fields."""
+
+import math
+
+from pydantic import Field
+
+from job import __version__
+from job.records import AdapterProof, Facts, HardwareFacts, LogEntry, Plan, Prepared, Record, TrainResult
+from job.spec import JobSpec
+
+SCHEMA_VERSION = 1
+
+
+class BaseModelMetrics(Record):
+    """The base model."""
+
+    uri: str = Field(description="As given in JOB_MODEL.")
+    revision: str | None = Field(description="Commit on the Hub; null elsewhere.")
+    model_type: str = Field(description="transformers' name of the architecture.")
+    parameters: int = Field(description="Parameters, from the safetensors headers.")
+
+
+class DataMetrics(Record):
+    """The rows after truncation to max_length."""
+
+    uri: str = Field(description="As given in JOB_DATASET_URI.")
+    revision: str | None = Field(description="Commit on the Hub; null elsewhere.")
+    format: str = Field(description="messages, prompt-completion, alpaca or text.")
+    rows: int = Field(description="Training rows.")
+    sequences: int = Field(description="Training sequences: rows, or packs of rows.")
+    tokens: int = Field(description="Tokens in one epoch.")
+    trained_tokens: int = Field(description="Tokens in one epoch that carry loss.")
+    truncated_rows: int = Field(description="Rows cut at max_length.")
+    dropped_rows: int = Field(description="Rows left out because nothing to learn remained after the cut.")
+    eval_rows: int = Field(description="Evaluation rows; 0 without evaluation.")
+
+
+class TrainMetrics(Record):
+    """Training."""
+
+    steps: int = Field(description="Optimizer steps.")
+    epochs: float = Field(description="Passes over the data.")
+    loss: float = Field(description="Mean training loss over the run.")
+    runtime_s: float = Field(description="Seconds from the first step to the last.")
+    tokens: int = Field(description="Tokens seen, padding left out.")
+    tokens_per_s: float = Field(description="tokens / runtime_s, over all processes.")
+    peak_gpu_memory_gib: float | None = Field(description="Peak GPU memory of rank 0 in GiB; null on a CPU.")
+    history: tuple[LogEntry, ...] = Field(description="loss, grad_norm, learning_rate, … at each logging step.")
+
+
+class EvalMetrics(Record):
+    """Evaluation. A loss is the mean over batches of the mean token loss, as the Trainer computes it."""
+
+    loss_before: float = Field(description="Loss of the base model, before the first step.")
+    loss: float = Field(description="Loss of the trained adapter.")
+    perplexity: float = Field(description="exp(loss).")
+    history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
+
+
+class Metrics(Record):
+    """The file."""
+
+    schema_version: int = Field(description="1. It grows when a field changes its meaning or goes away.")
+    status: str = Field(description="finished.")
+    graft_version: str = Field(description="Version of this job.")
+    method: str = Field(description="JOB_METHOD.")
+    adapter: str = Field(description="JOB_ADAPTER.")
+    base_model: BaseModelMetrics = Field(description="The base model.")
+    data: DataMetrics = Field(description="The data.")
+    train: TrainMetrics = Field(description="Training.")
+    eval: EvalMetrics | None = Field(description="Evaluation; null without evaluation rows.")
+    proof: AdapterProof = Field(description="Trainable parameters, adapter tensors, and how many training changed.")
+    plan: Plan = Field(description="How it ran, with the reason of each choice.")
+    hardware: HardwareFacts = Field(description="What it ran on.")
+    settings: dict[str, object] = Field(description="The whole spec.")
+    phases_s: dict[str, float] = Field(description="Wall-clock seconds of each phase.")
+    versions: dict[str, str] = Field(description="Versions of the libraries that trained.")
+
+
+def make_metrics(
+    spec: JobSpec,
+    facts: Facts,
+    plan: Plan,
+    prepared: Prepared,
+    result: TrainResult,
+    dataset_revision: str | None,
+    phases_s: dict[str, float],
+) -> Metrics:
+    """Everything about a finished run.
+
+    Raises:
+        ValueError: *result* is of a run that was stopped.
+    """
+    if result.adapter is None:
+        raise ValueError("a stopped run has no metrics")
+    return Metrics(
+        schema_version=SCHEMA_VERSION,
+        status=result.status,
+        graft_version=__version__,
+        method=spec.method,
+        adapter=spec.adapter,
+        base_model=BaseModelMetrics(
+            uri=spec.model,
+            revision=facts.model.revision,
+            model_type=facts.model.model_type,
+            parameters=facts.model.parameters,
+        ),
+        data=_data(spec, prepared, dataset_revision),
+        train=_train(result),
+        eval=_eval(result),
+        proof=result.adapter,
+        plan=plan,
+        hardware=facts.hardware,
+        settings=spec.model_dump(mode="json"),
+        phases_s={name: round(seconds, 2) for name, seconds in phases_s.items()},
+        versions=result.versions,
+    )
+
+
+def _data(spec: JobSpec, prepared: Prepared, revision: str | None) -> DataMetrics:
+    train = prepared.train
+    return DataMetrics(
+        uri=spec.dataset_uri,
+        revision=revision,
+        format=prepared.format,
+        rows=train.rows,
+        sequences=train.sequences,
+        tokens=train.tokens,
+        trained_tokens=train.trained_tokens,
+        truncated_rows=train.truncated_rows,
+        dropped_rows=train.dropped_rows,
+        eval_rows=prepared.eval.rows if prepared.eval else 0,
+    )
+
+
+def _train(result: TrainResult) -> TrainMetrics:
+    return TrainMetrics(
+        steps=result.steps,
+        epochs=result.epoch,
+        loss=result.train_loss,
+        runtime_s=result.train_runtime_s,
+        tokens=result.tokens,
+        tokens_per_s=round(result.tokens / result.train_runtime_s, 1),
+        peak_gpu_memory_gib=result.peak_gpu_memory_gib,
+        history=result.history,
+    )
+
+
+def _eval(result: TrainResult) -> EvalMetrics | None:
+    if not result.eval_history:
+        return None
+    losses = [entry.values["eval_loss"] for entry in result.eval_history]
+    return EvalMetrics(
+        loss_before=losses[0], loss=losses[-1], perplexity=math.exp(losses[-1]), history=result.eval_history
+    )

@@ -1,0 +1,58 @@
+"""The adapter's ``README.md``: facts of the run and a snippet that loads it."""
+
+import json
+
+import yaml
+
+from job.report.metrics import Metrics
+
+_SNIPPET = """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto")
+model = PeftModel.from_pretrained(base, {adapter})
+tokenizer = AutoTokenizer.from_pretrained({adapter})
+```"""
+
+
+def model_card(metrics: Metrics, adapter_location: str) -> str:
+    """Markdown with the Hub's YAML header. *adapter_location* is a repository id, or the adapter's folder."""
+    base = metrics.base_model
+    on_hub = base.revision is not None
+    base_id = base.uri.removeprefix("hf://").partition("@")[0] if on_hub else base.uri
+    snippet = _SNIPPET.format(
+        base=json.dumps(base_id),
+        revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
+        adapter=json.dumps(adapter_location),
+    )
+    header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sft", "trl", "graft"]}
+    if on_hub:
+        header |= {"base_model": base_id, "base_model_relation": "adapter"}
+    rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(metrics))
+    return (
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# LoRA adapter for {base_id}\n\n{snippet}\n\n"
+        f"| | |\n|---|---|\n{rows}\n\nAll figures of the run are in `metrics.json`.\n"
+    )
+
+
+def _facts(metrics: Metrics) -> list[tuple[str, str]]:
+    plan, train, spec = metrics.plan, metrics.train, metrics.settings
+    gpus = metrics.hardware.gpus
+    facts = [
+        ("base model", f"{metrics.base_model.uri} ({metrics.base_model.parameters:,} parameters)"),
+        ("base revision", metrics.base_model.revision or "–"),
+        ("data", f"{metrics.data.uri}: {metrics.data.rows:,} rows, {metrics.data.trained_tokens:,} trained tokens"),
+        ("adapter", f"LoRA r={spec['lora_r']} alpha={spec['lora_alpha']} dropout={spec['lora_dropout']}"),
+        ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
+        ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
+        ("global batch", f"{plan.global_batch_size} {'packs' if plan.packing else 'rows'}, {plan.precision}"),
+        ("training loss", f"{train.loss:.4f}"),
+        ("hardware", f"{plan.num_processes} × {gpus[0].name}" if gpus and plan.use_gpu else "CPU"),
+        ("time", f"{train.runtime_s:.0f} s, {train.tokens_per_s:,.0f} tokens/s"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in metrics.versions.items())),
+    ]
+    if metrics.eval:
+        before, after = metrics.eval.loss_before, metrics.eval.loss
+        facts.insert(8, ("evaluation loss", f"{before:.4f} before, {after:.4f} after"))
+    return facts

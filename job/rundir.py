@@ -1,0 +1,64 @@
+"""Every local path that two processes share, and the one way to write them."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+class RunDir:
+    """``<work_dir>/runs/<id>``: the files of one run on this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.spec = root / "spec.json"
+        self.facts = root / "facts.json"
+        self.plan = root / "plan.json"
+        self.train_task = root / "train_task.json"
+        self.train_result = root / "train_result.json"
+        self.errors = root / "errors"
+        self.stop = root / "stop"
+        self.log = root / "log.jsonl"
+        self.worker_log = root / "worker.log"
+        self.adapter = root / "adapter"
+        self.metrics = root / "metrics.json"
+        self.checkpoints = root / "checkpoints"
+
+    def error(self, rank: int) -> Path:
+        return self.errors / f"rank{rank}.json"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write *data* under a temporary name, flush it to the disk, then rename: a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 (the temporary is a plain string)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: BaseModel | dict[str, Any]) -> None:
+    """Write a record or a plain mapping as JSON."""
+    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    write_bytes(path, json.dumps(data, ensure_ascii=False, indent=1).encode())
+
+
+def read_record(path: Path, kind: type[RecordT]) -> RecordT:
+    """The record in *path*.
+
+    Raises:
+        FileNotFoundError: the process that writes it has not.
+        pydantic.ValidationError: it is not a *kind*.
+    """
+    return kind.model_validate_json(path.read_bytes())

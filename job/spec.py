@@ -1,0 +1,217 @@
+"""What the user asked for. One field per setting; `docs/environment.md` is generated from the descriptions here.
+
+Names are upstream's own (TRL, PEFT), lower case; the variable is ``JOB_`` + the name in capitals.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
+from job.uri import parse_uri
+
+Auto = Literal["auto"]
+Scheduler = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+Column = Literal["messages", "prompt", "completion", "instruction", "input", "output", "text"]
+
+
+def _model_uri(text: str) -> str:
+    parse_uri(text, "model")
+    return text
+
+
+def _dataset_uri(text: str) -> str:
+    parse_uri(text, "dataset")
+    return text
+
+
+def _output_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
+    for uri in uris:
+        parse_uri(uri, "output")
+    if len(set(uris)) < len(uris):
+        raise ValueError("names the same place twice")
+    return uris
+
+
+def _trainer_args(args: dict[str, Any]) -> dict[str, Any]:
+    for name in args:
+        if name in VARIABLE_FOR_TRAINER_ARG:
+            raise ValueError(f"{name!r} has a variable of its own; set {VARIABLE_FOR_TRAINER_ARG[name]}")
+        if name in OWNED_TRAINER_ARGS:
+            raise ValueError(f"{name!r} is set by the job itself and cannot be passed through")
+        if name not in SFT_CONFIG_FIELDS:
+            raise ValueError(f"{name!r} is not a field of TRL's SFTConfig")
+    return args
+
+
+def setting(default: Any = ..., *, doc: str, why: str = "", changes_result: bool = True, **limits: Any) -> Any:
+    """One field: its default, what it means, why the default is what it is, and whether it changes the numbers
+    (only those that do enter the run's fingerprint)."""
+    extra: dict[str, Any] = {"why": why, "changes_result": changes_result}
+    return Field(default, description=doc, json_schema_extra=extra, **limits)
+
+
+class JobSpec(BaseModel):
+    """A frozen, validated job. Holds no secret: credentials stay in the variables of the SDKs that read them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: Annotated[str, AfterValidator(_model_uri)] = setting(
+        doc="Base model: `org/name[@revision]` or `hf://org/name[@revision]` on the Hub, `s3://bucket/prefix`, or a "
+        "folder. It holds `config.json`, `tokenizer.json` and safetensors weights."
+    )
+    dataset_uri: Annotated[str, AfterValidator(_dataset_uri)] = setting(
+        doc="Training rows: `s3://bucket/key` (one file or a prefix), `hf://datasets/org/name[@revision][/path]"
+        "[?config=…&split=…]`, bare `org/name`, a file or a folder. JSONL, JSON, CSV or Parquet."
+    )
+    output_uri: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_output_uris)] = setting(
+        doc="Where the result goes: `s3://bucket/prefix`, `hf://org/name` or a folder. Several, separated by commas: "
+        "the first is primary and names the run, the others receive a copy of the finished result.",
+        changes_result=False,
+    )
+    method: Literal["sft"] = setting("sft", doc="Training method.", why="supervised fine-tuning comes first")
+    adapter: Literal["lora"] = setting(
+        "lora", doc="Adapter trained on the frozen base.", why="megabytes to store, nearly the quality of full tuning"
+    )
+
+    columns: dict[Column, str] = setting(
+        {},
+        doc="Maps the names the job knows to the names in the data: `prompt=question,completion=answer`. Known: "
+        "`messages`; `prompt` and `completion`; `instruction`, `input` and `output`; `text`.",
+        why="the names are used as they are",
+    )
+    eval_fraction: float = setting(
+        0.0,
+        doc="Share of the rows held out for evaluation, picked by a hash of each row, before packing.",
+        why="no row is taken from training unasked",
+        ge=0,
+        lt=1,
+    )
+    eval_dataset_uri: Annotated[str, AfterValidator(_dataset_uri)] | None = setting(
+        None, doc="Rows to evaluate on, in the same format as the training rows.", why="no evaluation unasked"
+    )
+    eval_steps: int | None = setting(
+        None, doc="Optimizer steps between evaluations.", why="once per epoch and at least five times a run", ge=1
+    )
+
+    num_train_epochs: float = setting(3.0, doc="Passes over the data.", why="usual for small sets", gt=0)
+    max_steps: int | None = setting(
+        None, doc="Optimizer steps; takes precedence over the epochs.", why="the epochs decide", ge=1
+    )
+    learning_rate: float = setting(
+        2e-4, doc="Peak learning rate.", why="about ten times the full fine-tuning rate, as LoRA needs", gt=0
+    )
+    lr_scheduler_type: Scheduler = setting("cosine", doc="Learning-rate schedule.", why="decays to zero smoothly")
+    warmup_steps: float = setting(
+        0.03, doc="Warm-up: a share of all steps when below 1, else a number of steps.", why="3 %", ge=0
+    )
+    global_batch_size: int = setting(
+        16,
+        doc="Rows per optimizer step over all GPUs together. With packing, as many packs as hold the same tokens. "
+        "The number of GPUs never changes it.",
+        why="stable without being slow",
+        ge=1,
+    )
+    per_device_train_batch_size: int | None = setting(
+        None,
+        doc="Rows per GPU in one forward pass; accumulation makes up the rest of the global batch.",
+        why="derived from the global batch, at most 8; 1 with packing",
+        changes_result=False,
+        ge=1,
+    )
+    max_length: int = setting(
+        2048,
+        doc="Longest row in tokens; longer ones are cut at the end. Never above the model's own limit.",
+        why="holds most instruction data",
+        ge=8,
+    )
+    packing: bool | Auto = setting(
+        "auto",
+        doc="Put several rows into one sequence, each attending only to itself.",
+        why="on when rows average under half of max_length and the model keeps packed rows apart",
+    )
+    gradient_checkpointing: bool | Auto = setting(
+        "auto",
+        doc="Recompute activations in the backward pass to save memory.",
+        why="on with a GPU, off on a CPU",
+        changes_result=False,
+    )
+    weight_decay: float = setting(0.01, doc="AdamW weight decay.", ge=0)
+    max_grad_norm: float = setting(1.0, doc="Gradient clipping norm; 0 turns it off.", ge=0)
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"] = setting(
+        "adamw_torch_fused", doc="Optimizer, by the Trainer's name.", why="AdamW in one fused kernel"
+    )
+    seed: int = setting(42, doc="Seed of adapter initialisation, data order and dropout.", ge=0, lt=2**32)
+
+    lora_r: int = setting(16, doc="LoRA rank.", ge=1)
+    lora_alpha: int = setting(32, doc="LoRA scaling numerator; the update is scaled by alpha / r.", ge=1)
+    lora_dropout: float = setting(
+        0.0, doc="Dropout on the adapter's input.", why="0 saves up to half of the activations", ge=0, lt=1
+    )
+    target_modules: tuple[str, ...] = setting(
+        ("all-linear",), doc="Modules that get an adapter; `all-linear` is every linear layer but the head."
+    )
+
+    trainer_args: Annotated[dict[str, Any], AfterValidator(_trainer_args)] = setting(
+        {}, doc='Any other field of TRL\'s `SFTConfig`, as JSON: `{"neftune_noise_alpha": 5}`.'
+    )
+
+    strategy: Literal["auto", "single", "ddp", "cpu"] = setting(
+        "auto",
+        doc="How to use the GPUs; `cpu` runs without one, whatever the model's size.",
+        why="single on one GPU or none, ddp on several",
+        changes_result=False,
+    )
+    num_processes: int | None = setting(
+        None, doc="Training processes.", why="one per visible GPU", changes_result=False, ge=1
+    )
+    logging_steps: int = setting(10, doc="Optimizer steps between log lines.", changes_result=False, ge=1)
+    grace_s: float = setting(
+        25.0,
+        doc="Seconds from the first SIGTERM to the end of the training processes.",
+        why="5 s below the 30 s that Kubernetes grants by default",
+        changes_result=False,
+        ge=0,
+    )
+    work_dir: Path = setting(
+        Path("/tmp/graft"),  # noqa: S108 (a documented default; the image sets /work)
+        doc="The one writable place: downloads, prepared data, run files. The image sets `/work`.",
+        changes_result=False,
+    )
+    log_level: Literal["debug", "info", "warning"] = setting(
+        "info", doc="`debug` shows the training processes' own output too.", changes_result=False
+    )
+    debug: bool = setting(False, doc="Print tracebacks.", changes_result=False)
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if self.eval_fraction and self.eval_dataset_uri:
+            raise ValueError("JOB_EVAL_FRACTION and JOB_EVAL_DATASET_URI are both set; keep one of them")
+        if self.eval_steps and not self.evaluates:
+            raise ValueError("JOB_EVAL_STEPS is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too")
+        if self.strategy == "single" and (self.num_processes or 1) > 1:
+            raise ValueError(f"JOB_STRATEGY=single contradicts JOB_NUM_PROCESSES={self.num_processes}; use ddp")
+        if self.num_processes and self.global_batch_size % self.num_processes:
+            raise ValueError(
+                f"JOB_GLOBAL_BATCH_SIZE={self.global_batch_size} cannot be shared by "
+                f"JOB_NUM_PROCESSES={self.num_processes}; make it a multiple"
+            )
+        return self
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return bool(self.eval_fraction or self.eval_dataset_uri)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the settings that change the result: two runs with the same one are the same run."""
+        fields = {name for name, info in type(self).model_fields.items() if info.json_schema_extra["changes_result"]}  # type: ignore[index]
+        return hashlib.sha256(
+            json.dumps(self.model_dump(mode="json", include=fields), sort_keys=True).encode()
+        ).hexdigest()

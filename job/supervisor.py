@@ -1,0 +1,219 @@
+"""The story of a run, top to bottom: inspect → plan → prepare → train → publish. It owns every signal and upload.
+
+Nothing here imports torch: this process survives a worker that dies, and refuses a bad job in milliseconds.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from job.console import Console
+from job.errors import BadSpec, Interrupted, JobError, OutputTaken
+from job.events import EventLog, EventTail
+from job.facts.hardware import inspect_hardware
+from job.inputs import ModelSource, Source, find_dataset, find_model
+from job.launch import run_training
+from job.outcome import failure, success, upload_error
+from job.output import Attempt, Output
+from job.plan import check_host, make_plan
+from job.preparation import PackingProbeRun, Workshop, make_task, prepare, prepare_sample
+from job.processes import StopRequest, Task, adopt_orphans, end_descendants
+from job.publish import copy_to_secondaries, publish
+from job.records import Facts, HardwareFacts, Outcome, Plan, Prepared, PrepareTask, TrainResult, TrainTask
+from job.redact import Redactor
+from job.report.metrics import make_metrics
+from job.report.model_card import model_card
+from job.rundir import RunDir, read_record, write_bytes, write_json
+from job.spec import JobSpec
+
+T = TypeVar("T")
+
+
+class Supervisor:
+    """One attempt at a run."""
+
+    def __init__(
+        self, spec: JobSpec, env: Mapping[str, str], console: Console, redact: Redactor, stop: StopRequest
+    ) -> None:
+        self._spec, self._env, self._console, self._redact, self._stop = spec, env, console, redact, stop
+        self._run_dir = RunDir(spec.work_dir.absolute() / "runs" / hashlib.sha256(spec.output_uri[0].encode()).hexdigest()[:16])
+        self._log = EventLog(self._run_dir.log)
+        self._phase, self._phases_s = "start", dict[str, float]()
+        self._attempt: Attempt | None = None
+
+    def run(self) -> Outcome:
+        """Run the job to its end, whatever that is, and leave no process behind."""
+        adopt_orphans()
+        try:
+            outcome = success(self._story(), self._attempt_number)
+        except JobError as error:
+            if self._spec.debug:
+                self._console.warn("".join(getattr(error, "__notes__", [])))
+            outcome = failure(error, self._phase, self._attempt_number, self._redact)
+        finally:
+            end_descendants()
+        self._hand_in(outcome)
+        return outcome
+
+    @property
+    def _attempt_number(self) -> int | None:
+        return self._attempt.number if self._attempt else None
+
+    def _story(self) -> str:
+        spec, run_dir = self._spec, self._run_dir
+        with self._timed("inspect"):
+            outputs = [Output(text) for text in spec.output_uri]
+            if manifest := self._wait(lambda: outputs[0].manifest(spec.fingerprint)):
+                return self._already_finished(outputs, manifest)
+            hardware = inspect_hardware(self._env)
+            model, train, held_out = self._find_inputs(hardware)
+            for output in outputs:
+                self._wait(output.probe_write)
+        with self._exclusive():
+            with self._timed("plan"):
+                self._attempt = self._wait(lambda: outputs[0].claim(spec))
+                shop = Workshop(spec.work_dir.absolute() / "cache", run_dir.root / "prepare.log", self._child_env(), self._stop)
+                task = self._wait(lambda: make_task(spec, model, train, held_out, shop))
+                facts = self._gather(hardware, model, task, shop)
+                plan = make_plan(spec, facts)
+                self._show_plan(facts, plan)
+            with self._timed("prepare"):
+                weights = Task(lambda: model.localize(shop.cache / "models", weights=True))
+                rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), shop)
+                self._show_rows(prepared)
+                self._write_train_task(model, weights.result(self._stop), rows, prepared)
+            with self._timed("train"):
+                result = self._train(plan)
+            with self._timed("publish"):
+                metrics = make_metrics(spec, facts, plan, prepared, result, train.revision, self._phases_s)
+                write_json(run_dir.metrics, metrics)
+                attempt = self._attempt.number
+                write_bytes(run_dir.adapter / "README.md", model_card(metrics, outputs[0].adapter_location).encode())
+                self._wait(lambda: self._publish(outputs, attempt))
+        return f"The adapter is in {', '.join(spec.output_uri)}, verified."
+
+    def _find_inputs(self, hardware: HardwareFacts) -> tuple[ModelSource, Source, Source | None]:
+        """Read of every input what little shows that it can be read."""
+        spec = self._spec
+        model = self._wait(lambda: find_model(spec.model))
+        check_host(spec, hardware, model.facts.parameters)
+        train = self._wait(lambda: find_dataset(spec.dataset_uri))
+        eval_uri = spec.eval_dataset_uri
+        return model, train, self._wait(lambda: find_dataset(eval_uri)) if eval_uri else None
+
+    def _gather(self, hardware: HardwareFacts, model: ModelSource, task: PrepareTask, shop: Workshop) -> Facts:
+        probe = None if self._spec.packing is False else PackingProbeRun(task.tokenizer / "config.json", shop)
+        dataset = prepare_sample(task, shop)
+        packing = probe.result() if probe else None
+        return Facts(hardware=hardware, model=model.facts, dataset=dataset, packing=packing)
+
+    def _show_plan(self, facts: Facts, plan: Plan) -> None:
+        write_json(self._run_dir.spec, self._spec)
+        write_json(self._run_dir.facts, facts)
+        write_json(self._run_dir.plan, plan)
+        self._log.write("plan", **plan.model_dump(mode="json"))
+        self._console.plan(plan)
+
+    def _show_rows(self, prepared: Prepared) -> None:
+        self._log.write("prepared", **prepared.model_dump(mode="json"))
+        self._console.rows(prepared)
+
+    def _write_train_task(self, model: ModelSource, folder: Path, rows: Path, prepared: Prepared) -> None:
+        write_json(
+            self._run_dir.train_task,
+            TrainTask(
+                model_path=folder.absolute(),
+                data_path=rows.absolute(),
+                base_model_name=model.name,
+                base_model_revision=model.facts.revision,
+                has_eval=prepared.eval is not None,
+            ),
+        )
+
+    def _train(self, plan: Plan) -> TrainResult:
+        tail = EventTail(self._run_dir.log)
+
+        def watch() -> None:
+            for event in tail.new():
+                self._console.event(event)
+
+        run_training(plan, self._run_dir, self._child_env(), self._spec.grace_s, self._stop, watch)
+        result = read_record(self._run_dir.train_result, TrainResult)
+        if result.status == "stopped":
+            name = self._stop.signal.name if self._stop.signal else "The stop file"
+            raise Interrupted(
+                f"{name} stopped training after step {result.steps} of {result.total_steps}.", "Run the same job again."
+            )
+        return result
+
+    def _publish(self, outputs: list[Output], attempt: int) -> None:
+        try:
+            publish(outputs, self._run_dir, self._spec.fingerprint, attempt)
+        except JobError as error:
+            raise upload_error(error) from error
+
+    def _already_finished(self, outputs: list[Output], manifest: dict[str, Any]) -> str:
+        fingerprint, scratch = self._spec.fingerprint, self._run_dir.root / "copy"
+        filled = self._wait(lambda: copy_to_secondaries(outputs, manifest, fingerprint, scratch))
+        copied = f" Copied to {', '.join(filled)}." if filled else ""
+        return f"The same job has finished before; its result in {outputs[0].text} is complete.{copied}"
+
+    def _hand_in(self, outcome: Outcome) -> None:
+        """Leave outcome, plan and log with the attempt. What the store refuses now changes nothing about the run."""
+        if self._attempt is None:
+            return
+        with contextlib.suppress(JobError):
+            for path in (self._run_dir.plan, self._run_dir.log):
+                if path.exists():
+                    self._attempt.put(path.name, self._redact(path.read_text()).encode())
+            self._attempt.put_outcome(outcome)
+
+    def _wait(self, call: Callable[[], T]) -> T:
+        return Task(call).result(self._stop)
+
+    def _child_env(self) -> dict[str, str]:
+        """The environment without this job's settings, which children read from RunDir, and with its code in reach."""
+        env = {name: value for name, value in self._env.items() if not name.startswith("JOB_")}
+        path = [str(Path(__file__).resolve().parent.parent), env.get("PYTHONPATH", "")]
+        return env | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+    @contextlib.contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        self._phase, start = phase, time.monotonic()
+        self._console.say(phase)
+        yield
+        self._phases_s[phase] = time.monotonic() - start
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """A fresh RunDir that no other process of this machine uses.
+
+        Raises:
+            OutputTaken: another process does.
+            BadSpec: it cannot be made.
+        """
+        root = self._run_dir.root
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            lock = root.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise BadSpec(
+                f"JOB_WORK_DIR={self._spec.work_dir} cannot be written ({error.strerror}).", "Name a writable folder."
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                place = self._spec.output_uri[0]
+                raise OutputTaken(
+                    f"Another process here is working on JOB_OUTPUT_URI={place}.", "Let it end."
+                ) from error
+            shutil.rmtree(root, ignore_errors=True)
+            self._run_dir.errors.mkdir(parents=True)
+            yield

@@ -1,0 +1,1 @@
+"""The worker: one process per GPU, started by ``accelerate launch``. It knows the `RunDir` and nothing above it."""
