@@ -1,13 +1,14 @@
 """How a child process of the job says why it failed: a file, because its exit status does not travel through
 launchers (75 or 78 becomes 1 under accelerate and torchrun) and its stderr is a mix of many voices."""
 
+import errno
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from job.errors import Bug, JobError, error_for
+from job.errors import Bug, JobError, UnsuitableHost, error_for
 from job.records import WorkerError
 from job.rundir import read_record, write_json
 
@@ -23,8 +24,8 @@ def run_child(story: Callable[[], None], error_path: Path, rank: int = 0) -> Non
 
 
 def describe(error: Exception, rank: int) -> WorkerError:
-    """*error* as a record. What is not a `JobError` is a bug until it is classified."""
-    job_error = error if isinstance(error, JobError) else classify(error)
+    """*error* as a record."""
+    job_error = as_job_error(error)
     return WorkerError(
         code=job_error.exit_code,
         cause=job_error.cause,
@@ -35,8 +36,12 @@ def describe(error: Exception, rank: int) -> WorkerError:
     )
 
 
-def classify(error: Exception) -> JobError:
-    """An exception that nothing recognised, as a `Bug` in one sentence."""
+def as_job_error(error: Exception) -> JobError:
+    """*error* itself if it is a `JobError`, else its class as far as it can be told; a `Bug` when it cannot."""
+    if isinstance(error, JobError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UnsuitableHost(f"No space is left on the disk of {error.filename or 'JOB_WORK_DIR'}.", "Give it more.")
     return Bug(f"{type(error).__name__}: {error}", "Run it again with JOB_DEBUG=1 for the traceback.")
 
 

@@ -2,14 +2,14 @@
 
 import json
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job import __version__
+from job.child import as_job_error
 from job.console import Console
 from job.environment import SPEC_URI, load_spec, platform_names
-from job.errors import BadSpec, Bug, JobError
+from job.errors import BadSpec
 from job.outcome import failure, to_line, write_termination_log
 from job.processes import StopRequest, Task
 from job.records import Outcome
@@ -48,17 +48,10 @@ def run(env: Mapping[str, str]) -> int:
     with StopRequest() as stop:
         try:
             outcome = _run(env, redact, stop)
-        except JobError as error:
-            outcome = failure(error, "load", None, redact)
-        except Exception as error:  # nothing may end without an outcome
-            if env.get("JOB_DEBUG") in ("1", "true"):
-                traceback.print_exc()
-            outcome = failure(Bug(f"{type(error).__name__}: {error}", _REPORT), "run", None, redact)
+        except Exception as error:  # every end has an outcome
+            outcome = failure(as_job_error(error), "load", None, redact)
     _tell(outcome)
     return outcome.code
-
-
-_REPORT = "Run it again with JOB_DEBUG=1 for the traceback."
 
 
 def _run(env: Mapping[str, str], redact: Redactor, stop: StopRequest) -> Outcome:

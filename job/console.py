@@ -1,10 +1,11 @@
 """What a person sees, on stderr: phases, the plan, and training progress. stdout carries only the outcome."""
 
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from job.records import Plan, Prepared
+from job.records import ModelFacts, Plan, Prepared
 from job.redact import Redactor
 
 
@@ -26,10 +27,18 @@ class Console:
     def warn(self, text: str) -> None:
         self._write(text)
 
+    def traceback(self, error: BaseException) -> None:
+        """For JOB_DEBUG=1: *error* with the traceback that a child process noted on it."""
+        self.warn("".join(traceback.format_exception(error)))
+
     def plan(self, plan: Plan) -> None:
-        self.say("plan")
         for name, reason in plan.reasons.items():
             self.say(f"  {name:<22} {reason}")
+
+    def weights(self, model: ModelFacts) -> None:
+        self.say(
+            f"  fetching {model.weights_bytes / 2**30:.2f} GiB of weights ({model.parameters / 1e6:,.1f}M parameters)"
+        )
 
     def rows(self, prepared: Prepared) -> None:
         train = prepared.train
@@ -52,6 +61,10 @@ class Console:
                 self.say(f"training: {event['total_steps']} steps")
             case "train":
                 self._progress(event)
+            case "train_end" if "train_runtime" in event:
+                self.say(
+                    f"  {event['step']} steps in {event['train_runtime']:.1f} s, mean loss {event['train_loss']:.4f}"
+                )
             case "evaluation":
                 self.say(f"  step {event['step']}/{event['total_steps']}  eval loss {event['eval_loss']:.4f}")
 

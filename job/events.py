@@ -24,15 +24,15 @@ class EventLog:
             os.close(descriptor)
 
 
-class EventTail:
-    """Reads the events that were appended to a file since the last look."""
+class LineTail:
+    """The lines that were appended to a file since the last look."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = path.stat().st_size if path.exists() else 0
 
-    def new(self) -> Iterator[dict[str, Any]]:
-        """Complete lines only; a half-written last line is left for the next look."""
+    def new(self) -> Iterator[str]:
+        """Complete lines only; a half-written last one is left for the next look."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -41,4 +41,14 @@ class EventTail:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield json.loads(line)
+                yield line.decode(errors="replace").rstrip("\n")
+
+
+class EventTail:
+    """The events that were appended to a log since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = LineTail(path)
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        return (json.loads(line) for line in self._lines.new())

@@ -24,6 +24,10 @@ class Source:
     def identity(self) -> str:
         return identity(self.files)
 
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.uri, FileUri)
+
     def localize(self, cache: Path, only: Sequence[StoredFile] | None = None) -> Path:
         """A folder with the files (or with *only* some of them), downloaded into *cache* unless they are here."""
         if isinstance(self.uri, FileUri):

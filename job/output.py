@@ -58,9 +58,13 @@ class Output:
         except NotFound as error:
             raise AccessDenied(f"JOB_OUTPUT_URI={self.text}: {error.cause}", error.fix) from error
 
+    def mark(self, spec: JobSpec) -> None:
+        """Say whose place this is, before the first file of the result is there."""
+        self.state.put(RUN, _json({"fingerprint": spec.fingerprint, "spec": spec.model_dump(mode="json")}))
+
     def claim(self, spec: JobSpec) -> "Attempt":
         """Register the next attempt, under a number that no other process has."""
-        self.state.put(RUN, _json({"fingerprint": spec.fingerprint, "spec": spec.model_dump(mode="json")}))
+        self.mark(spec)
         taken = [
             file.path.split("/")[1] for file in self._snapshot(self.state).files if file.path.startswith("attempts/")
         ]

@@ -7,7 +7,7 @@ between them and sizes the per-device batch belong in `_strategy` and `_per_devi
 import math
 
 from job.errors import BadSpec, UnsuitableHost
-from job.records import Facts, HardwareFacts, Plan, Precision, Strategy
+from job.records import Facts, HardwareFacts, ModelFacts, Plan, Precision, Strategy
 from job.spec import JobSpec
 
 # A CPU trains a 100M-parameter model at a few hundred tokens a second: above that a run takes weeks.
@@ -71,13 +71,16 @@ def check_host(spec: JobSpec, hardware: HardwareFacts, parameters: int) -> None:
         )
 
 
+def effective_max_length(spec: JobSpec, model: ModelFacts) -> int:
+    """Tokens of the longest row that is trained on: the setting, within the model's own limit."""
+    return min(spec.max_length, model.max_length or spec.max_length)
+
+
 def _max_length(spec: JobSpec, facts: Facts, reasons: dict[str, str]) -> int:
-    limit = facts.model.max_length
-    if limit is None or spec.max_length <= limit:
-        reasons["max_length"] = f"{spec.max_length} tokens, as set"
-        return spec.max_length
-    reasons["max_length"] = f"{limit} tokens: the model's own limit is below JOB_MAX_LENGTH={spec.max_length}"
-    return limit
+    length = effective_max_length(spec, facts.model)
+    why = "as set" if length == spec.max_length else f"the model's own limit is below JOB_MAX_LENGTH={spec.max_length}"
+    reasons["max_length"] = f"{length} tokens: {why}"
+    return length
 
 
 def _strategy(spec: JobSpec, hardware: HardwareFacts, reasons: dict[str, str]) -> tuple[Strategy, int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from job import __version__
 from job.inputs import ModelSource, Source, data_files
+from job.plan import effective_max_length
 from job.processes import Child, StopRequest
 from job.records import DatasetFacts, PackingProbe, Prepared, PrepareTask
 from job.rundir import read_record, write_json
@@ -41,7 +42,7 @@ def make_task(spec: JobSpec, model: ModelSource, train: Source, held_out: Source
         tokenizer=model.localize(shop.cache / "models", weights=False),
         tokenizer_identity=model.facts.identity,
         columns={str(name): column for name, column in spec.columns.items()},
-        max_length=min(spec.max_length, model.facts.max_length or spec.max_length),
+        max_length=effective_max_length(spec, model.facts),
         eval_fraction=spec.eval_fraction,
         seed=spec.seed,
         packing=False,

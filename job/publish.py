@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from job import __version__
 from job.errors import JobError, UploadIncomplete
 from job.output import Output
 from job.rundir import RunDir
+from job.spec import JobSpec
 from job.storage import StoredFile
 
 MANIFEST_VERSION = 1
@@ -18,49 +20,53 @@ MANIFEST_VERSION = 1
 _ADAPTER_SUFFIXES = (".safetensors", ".json", ".jinja", ".md", ".model", ".txt")
 
 
-def publish(outputs: list[Output], run_dir: RunDir, fingerprint: str, attempt: int) -> None:
+def publish(outputs: list[Output], run_dir: RunDir, spec: JobSpec, attempt: int) -> None:
     """Publish the adapter and metrics of *run_dir* to every output, the primary first.
 
     Raises:
         JobError: the primary could not be written; UploadIncomplete: a secondary could not.
     """
+    primary, *secondaries = outputs
     adapter = {path.name: path for path in sorted(run_dir.adapter.iterdir()) if path.suffix in _ADAPTER_SUFFIXES}
-    _publish_all(outputs, adapter, run_dir.metrics, {"fingerprint": fingerprint, "attempt": attempt})
+    result = Result(adapter, run_dir.metrics, {"fingerprint": spec.fingerprint, "attempt": attempt})
+    _publish_one(primary, result)
+    _publish_secondaries(secondaries, result, spec)
 
 
-def copy_to_secondaries(outputs: list[Output], manifest: dict[str, Any], fingerprint: str, scratch: Path) -> list[str]:
+def copy_to_secondaries(outputs: list[Output], manifest: dict[str, Any], spec: JobSpec, scratch: Path) -> list[str]:
     """Give the primary's finished result to the secondaries that lack it. Returns the places that were filled.
 
     Raises:
         UploadIncomplete: a secondary could not be written.
     """
     primary, *secondaries = outputs
-    missing = [output for output in secondaries if output.manifest(fingerprint) is None]
-    if not missing:
-        return []
-    files = [StoredFile(path, facts["size"], facts["sha256"]) for path, facts in manifest["files"].items()]
-    primary.result.fetch(files, scratch)
-    local = {file.path.removeprefix(primary.adapter_prefix): scratch / file.path for file in files}
-    metrics = local.pop("metrics.json")
-    facts = {"fingerprint": fingerprint, "attempt": manifest["attempt"]}
-    _publish_secondaries(missing, local, metrics, facts)
+    missing = [output for output in secondaries if output.manifest(spec.fingerprint) is None]
+    if missing:
+        files = [StoredFile(path, facts["size"], facts["sha256"]) for path, facts in manifest["files"].items()]
+        primary.result.fetch(files, scratch)
+        local = {file.path.removeprefix(primary.adapter_prefix): scratch / file.path for file in files}
+        metrics = local.pop("metrics.json")
+        facts = {"fingerprint": spec.fingerprint, "attempt": manifest["attempt"]}
+        _publish_secondaries(missing, Result(local, metrics, facts), spec)
     return [output.text for output in missing]
 
 
-def _publish_all(outputs: list[Output], adapter: Mapping[str, Path], metrics: Path, facts: dict[str, Any]) -> None:
-    primary, *secondaries = outputs
-    _publish_one(primary, adapter, metrics, facts)
-    _publish_secondaries(secondaries, adapter, metrics, facts)
+@dataclass(frozen=True)
+class Result:
+    """What is published: the adapter's files by name, the metrics, and what the manifest says of the run."""
+
+    adapter: Mapping[str, Path]
+    metrics: Path
+    facts: Mapping[str, Any]
 
 
-def _publish_secondaries(
-    outputs: list[Output], adapter: Mapping[str, Path], metrics: Path, facts: dict[str, Any]
-) -> None:
+def _publish_secondaries(outputs: list[Output], result: Result, spec: JobSpec) -> None:
     failed: list[str] = []
     for output in outputs:
         try:
             output.probe_write()
-            _publish_one(output, adapter, metrics, facts)
+            output.mark(spec)
+            _publish_one(output, result)
         except JobError as error:
             failed.append(f"{output.text} ({error.cause})")
     if failed:
@@ -70,9 +76,10 @@ def _publish_secondaries(
         )
 
 
-def _publish_one(output: Output, adapter: Mapping[str, Path], metrics: Path, facts: dict[str, Any]) -> None:
-    files = {output.adapter_prefix + name: path for name, path in adapter.items()} | {"metrics.json": metrics}
-    output.result.publish(files, make_manifest(files, facts))
+def _publish_one(output: Output, result: Result) -> None:
+    adapter = {output.adapter_prefix + name: path for name, path in result.adapter.items()}
+    files = adapter | {"metrics.json": result.metrics}
+    output.result.publish(files, make_manifest(files, result.facts))
 
 
 def make_manifest(files: Mapping[str, Path], facts: Mapping[str, Any]) -> bytes:

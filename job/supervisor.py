@@ -10,12 +10,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from job.child import as_job_error
 from job.console import Console
 from job.errors import BadSpec, Interrupted, JobError, OutputTaken
-from job.events import EventLog, EventTail
+from job.events import EventLog, EventTail, LineTail
 from job.facts.hardware import inspect_hardware
 from job.inputs import ModelSource, Source, find_dataset, find_model
 from job.launch import run_training
@@ -35,6 +37,16 @@ from job.spec import JobSpec
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What the job was given and what it runs on, each looked into but not yet fetched."""
+
+    hardware: HardwareFacts
+    model: ModelSource
+    train: Source
+    held_out: Source | None
+
+
 class Supervisor:
     """One attempt at a run."""
 
@@ -42,8 +54,10 @@ class Supervisor:
         self, spec: JobSpec, env: Mapping[str, str], console: Console, redact: Redactor, stop: StopRequest
     ) -> None:
         self._spec, self._env, self._console, self._redact, self._stop = spec, env, console, redact, stop
-        self._run_dir = RunDir(spec.work_dir.absolute() / "runs" / hashlib.sha256(spec.output_uri[0].encode()).hexdigest()[:16])
+        work_dir = spec.work_dir.absolute()
+        self._run_dir = RunDir(work_dir / "runs" / hashlib.sha256(spec.output_uri[0].encode()).hexdigest()[:16])
         self._log = EventLog(self._run_dir.log)
+        self._shop = Workshop(work_dir / "cache", self._run_dir.root / "prepare.log", self._child_env(), stop)
         self._phase, self._phases_s = "start", dict[str, float]()
         self._attempt: Attempt | None = None
 
@@ -52,96 +66,102 @@ class Supervisor:
         adopt_orphans()
         try:
             outcome = success(self._story(), self._attempt_number)
-        except JobError as error:
+        except Exception as error:  # every end has an outcome
             if self._spec.debug:
-                self._console.warn("".join(getattr(error, "__notes__", [])))
-            outcome = failure(error, self._phase, self._attempt_number, self._redact)
+                self._console.traceback(error)
+            outcome = failure(as_job_error(error), self._phase, self._attempt_number, self._redact)
         finally:
             end_descendants()
         self._hand_in(outcome)
         return outcome
 
-    @property
-    def _attempt_number(self) -> int | None:
-        return self._attempt.number if self._attempt else None
-
     def _story(self) -> str:
-        spec, run_dir = self._spec, self._run_dir
+        spec = self._spec
         with self._timed("inspect"):
             outputs = [Output(text) for text in spec.output_uri]
-            if manifest := self._wait(lambda: outputs[0].manifest(spec.fingerprint)):
-                return self._already_finished(outputs, manifest)
-            hardware = inspect_hardware(self._env)
-            model, train, held_out = self._find_inputs(hardware)
+            manifests = self._wait(lambda: [output.manifest(spec.fingerprint) for output in outputs])
+            if manifests[0]:
+                return self._already_finished(outputs, manifests[0])
+            inputs = self._find_inputs()
             for output in outputs:
                 self._wait(output.probe_write)
         with self._exclusive():
-            with self._timed("plan"):
-                self._attempt = self._wait(lambda: outputs[0].claim(spec))
-                shop = Workshop(spec.work_dir.absolute() / "cache", run_dir.root / "prepare.log", self._child_env(), self._stop)
-                task = self._wait(lambda: make_task(spec, model, train, held_out, shop))
-                facts = self._gather(hardware, model, task, shop)
-                plan = make_plan(spec, facts)
-                self._show_plan(facts, plan)
-            with self._timed("prepare"):
-                weights = Task(lambda: model.localize(shop.cache / "models", weights=True))
-                rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), shop)
-                self._show_rows(prepared)
-                self._write_train_task(model, weights.result(self._stop), rows, prepared)
-            with self._timed("train"):
-                result = self._train(plan)
+            attempt = self._attempt = self._wait(lambda: outputs[0].claim(spec))
+            if self._trained_before():
+                self._console.say("training has finished before; only the upload is left")
+            else:
+                self._make_result(inputs, outputs[0])
             with self._timed("publish"):
-                metrics = make_metrics(spec, facts, plan, prepared, result, train.revision, self._phases_s)
-                write_json(run_dir.metrics, metrics)
-                attempt = self._attempt.number
-                write_bytes(run_dir.adapter / "README.md", model_card(metrics, outputs[0].adapter_location).encode())
-                self._wait(lambda: self._publish(outputs, attempt))
+                self._wait(lambda: self._publish(outputs, attempt.number))
+                self._run_dir.metrics.unlink()  # published: if the output is removed, the next run trains again
         return f"The adapter is in {', '.join(spec.output_uri)}, verified."
 
-    def _find_inputs(self, hardware: HardwareFacts) -> tuple[ModelSource, Source, Source | None]:
+    def _make_result(self, inputs: Inputs, output: Output) -> None:
+        """Adapter and metrics in RunDir; ``metrics.json`` is written last and says that both are complete."""
+        with self._timed("plan"):
+            task = self._wait(lambda: make_task(self._spec, inputs.model, inputs.train, inputs.held_out, self._shop))
+            facts = self._gather(inputs, task)
+            plan = make_plan(self._spec, facts)
+            self._record_plan(facts, plan)
+        with self._timed("prepare"):
+            if not inputs.model.source.is_local:
+                self._console.weights(inputs.model.facts)
+            weights = Task(lambda: inputs.model.localize(self._shop.cache / "models", weights=True))
+            rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), self._shop)
+            self._record_rows(prepared)
+            self._write_train_task(inputs.model, weights.result(self._stop), rows, prepared)
+        with self._timed("train"):
+            result = self._train(plan)
+        metrics = make_metrics(self._spec, facts, plan, prepared, result, inputs.train.revision, self._phases_s)
+        card = model_card(metrics, output.adapter_location)
+        write_bytes(self._run_dir.adapter / "README.md", card.encode())
+        write_json(self._run_dir.metrics, metrics)
+
+    def _find_inputs(self) -> Inputs:
         """Read of every input what little shows that it can be read."""
-        spec = self._spec
+        spec, hardware = self._spec, inspect_hardware(self._env)
         model = self._wait(lambda: find_model(spec.model))
         check_host(spec, hardware, model.facts.parameters)
         train = self._wait(lambda: find_dataset(spec.dataset_uri))
         eval_uri = spec.eval_dataset_uri
-        return model, train, self._wait(lambda: find_dataset(eval_uri)) if eval_uri else None
+        held_out = self._wait(lambda: find_dataset(eval_uri)) if eval_uri else None
+        return Inputs(hardware, model, train, held_out)
 
-    def _gather(self, hardware: HardwareFacts, model: ModelSource, task: PrepareTask, shop: Workshop) -> Facts:
-        probe = None if self._spec.packing is False else PackingProbeRun(task.tokenizer / "config.json", shop)
-        dataset = prepare_sample(task, shop)
+    def _gather(self, inputs: Inputs, task: PrepareTask) -> Facts:
+        probe = None if self._spec.packing is False else PackingProbeRun(task.tokenizer / "config.json", self._shop)
+        dataset = prepare_sample(task, self._shop)
         packing = probe.result() if probe else None
-        return Facts(hardware=hardware, model=model.facts, dataset=dataset, packing=packing)
+        return Facts(hardware=inputs.hardware, model=inputs.model.facts, dataset=dataset, packing=packing)
 
-    def _show_plan(self, facts: Facts, plan: Plan) -> None:
+    def _record_plan(self, facts: Facts, plan: Plan) -> None:
         write_json(self._run_dir.spec, self._spec)
         write_json(self._run_dir.facts, facts)
         write_json(self._run_dir.plan, plan)
         self._log.write("plan", **plan.model_dump(mode="json"))
         self._console.plan(plan)
 
-    def _show_rows(self, prepared: Prepared) -> None:
+    def _record_rows(self, prepared: Prepared) -> None:
         self._log.write("prepared", **prepared.model_dump(mode="json"))
         self._console.rows(prepared)
 
     def _write_train_task(self, model: ModelSource, folder: Path, rows: Path, prepared: Prepared) -> None:
-        write_json(
-            self._run_dir.train_task,
-            TrainTask(
-                model_path=folder.absolute(),
-                data_path=rows.absolute(),
-                base_model_name=model.name,
-                base_model_revision=model.facts.revision,
-                has_eval=prepared.eval is not None,
-            ),
+        task = TrainTask(
+            model_path=folder.absolute(),
+            data_path=rows.absolute(),
+            base_model_name=model.name,
+            base_model_revision=model.facts.revision,
+            has_eval=prepared.eval is not None,
         )
+        write_json(self._run_dir.train_task, task)
 
     def _train(self, plan: Plan) -> TrainResult:
-        tail = EventTail(self._run_dir.log)
+        events, output = EventTail(self._run_dir.log), LineTail(self._run_dir.worker_log)
 
         def watch() -> None:
-            for event in tail.new():
+            for event in events.new():
                 self._console.event(event)
+            for line in output.new() if self._spec.log_level == "debug" else ():
+                self._console.say(line)
 
         run_training(plan, self._run_dir, self._child_env(), self._spec.grace_s, self._stop, watch)
         result = read_record(self._run_dir.train_result, TrainResult)
@@ -154,13 +174,13 @@ class Supervisor:
 
     def _publish(self, outputs: list[Output], attempt: int) -> None:
         try:
-            publish(outputs, self._run_dir, self._spec.fingerprint, attempt)
+            publish(outputs, self._run_dir, self._spec, attempt)
         except JobError as error:
             raise upload_error(error) from error
 
     def _already_finished(self, outputs: list[Output], manifest: dict[str, Any]) -> str:
-        fingerprint, scratch = self._spec.fingerprint, self._run_dir.root / "copy"
-        filled = self._wait(lambda: copy_to_secondaries(outputs, manifest, fingerprint, scratch))
+        scratch = self._run_dir.root / "copy"
+        filled = self._wait(lambda: copy_to_secondaries(outputs, manifest, self._spec, scratch))
         copied = f" Copied to {', '.join(filled)}." if filled else ""
         return f"The same job has finished before; its result in {outputs[0].text} is complete.{copied}"
 
@@ -183,6 +203,10 @@ class Supervisor:
         path = [str(Path(__file__).resolve().parent.parent), env.get("PYTHONPATH", "")]
         return env | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
+    @property
+    def _attempt_number(self) -> int | None:
+        return self._attempt.number if self._attempt else None
+
     @contextlib.contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
         self._phase, start = phase, time.monotonic()
@@ -190,9 +214,15 @@ class Supervisor:
         yield
         self._phases_s[phase] = time.monotonic() - start
 
+    def _trained_before(self) -> bool:
+        """Whether an earlier attempt on this machine left the complete result of this very job in RunDir."""
+        if not (self._run_dir.metrics.exists() and self._run_dir.spec.exists()):
+            return False
+        return read_record(self._run_dir.spec, JobSpec).fingerprint == self._spec.fingerprint
+
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """A fresh RunDir that no other process of this machine uses.
+        """A RunDir that no other process of this machine uses, empty unless only its upload is left.
 
         Raises:
             OutputTaken: another process does.
@@ -211,9 +241,8 @@ class Supervisor:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 place = self._spec.output_uri[0]
-                raise OutputTaken(
-                    f"Another process here is working on JOB_OUTPUT_URI={place}.", "Let it end."
-                ) from error
-            shutil.rmtree(root, ignore_errors=True)
-            self._run_dir.errors.mkdir(parents=True)
+                raise OutputTaken(f"Another process here works on JOB_OUTPUT_URI={place}.", "Let it end.") from error
+            if not self._trained_before():
+                shutil.rmtree(root, ignore_errors=True)
+                self._run_dir.errors.mkdir(parents=True)
             yield

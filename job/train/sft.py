@@ -79,7 +79,7 @@ def make_trainer(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir) ->
     eval_rows = Dataset.from_file(str(task.data_path / "eval.arrow")) if task.has_eval else None
     return SFTTrainer(
         model=_load_base(plan, task),
-        args=_config(spec, plan, task, run_dir, len(train_rows)),
+        args=SFTConfig(**config_settings(spec, plan, task, run_dir, len(train_rows))),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=AutoTokenizer.from_pretrained(task.model_path),
@@ -101,7 +101,8 @@ def _load_base(plan: Plan, task: TrainTask) -> PreTrainedModel:
     return model
 
 
-def _config(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir, sequences: int) -> SFTConfig:
+def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir, sequences: int) -> dict[str, Any]:
+    """The arguments of SFTConfig, for a dataset of *sequences* rows or packs."""
     settings: dict[str, Any] = {
         "output_dir": str(run_dir.checkpoints),
         "num_train_epochs": spec.num_train_epochs,
@@ -136,7 +137,7 @@ def _config(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir, sequenc
     }
     if task.has_eval:
         settings |= {"eval_strategy": "steps", "eval_on_start": True, "eval_steps": _eval_steps(spec, plan, sequences)}
-    return SFTConfig(**(settings | spec.trainer_args))
+    return settings | spec.trainer_args
 
 
 def _eval_steps(spec: JobSpec, plan: Plan, sequences: int) -> int:

@@ -1,0 +1,158 @@
+"""Facts: GPUs, safetensors headers, row files."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from job.errors import BadData, BadSpec, NotFound
+from job.facts import hardware
+from job.facts.dataset import choose_files
+from job.facts.model import inspect_model
+from job.inputs import find_dataset, find_model
+from job.storage import Snapshot, StoredFile, open_store
+from job.uri import parse_uri
+
+
+def test_no_driver_is_a_fact_and_not_an_error(monkeypatch):
+    def no_driver() -> None:
+        raise hardware.pynvml.NVMLError_LibraryNotFound
+
+    monkeypatch.setattr(hardware.pynvml, "nvmlInit", no_driver)
+
+    facts = hardware.inspect_hardware({})
+
+    assert facts.gpus == ()
+    assert facts.cpus >= 1
+    assert facts.memory_gib > 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [(None, [0, 1, 2]), ("", []), ("-1", []), ("2,0", [2, 0]), ("GPU-bb", [1]), ("0,9,1", [0]), (" 1 ", [1])],
+)
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(visible, indices):
+    assert hardware.visible_indices(visible, ["GPU-aa", "GPU-bb", "GPU-cc"]) == indices
+
+
+def write_safetensors(path: Path, shapes: dict[str, list[int]]) -> None:
+    header = {n: {"dtype": "BF16", "shape": s, "data_offsets": [0, 0]} for n, s in shapes.items()}
+    data = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
+    path.write_bytes(struct.pack("<Q", len(data)) + data)
+
+
+def make_model(folder: Path, **config: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2} | config))
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def inspect(folder: Path):
+    store = open_store(parse_uri(str(folder), "model"))
+    return inspect_model(store, store.snapshot())
+
+
+def test_parameters_are_counted_from_headers_alone(tmp_path):
+    folder = make_model(tmp_path / "m", max_position_embeddings=4096)
+    write_safetensors(folder / "model.safetensors", {"a": [4, 8], "b": [3]})
+
+    facts = inspect(folder)
+
+    assert (facts.parameters, facts.dtypes, facts.layers, facts.max_length) == (35, {"BF16": 35}, 2, 4096)
+    assert facts.shapes == {"a": (4, 8), "b": (3,)}
+
+
+def test_shards_are_those_that_the_index_names(tmp_path):
+    folder = make_model(tmp_path / "m")
+    write_safetensors(folder / "one.safetensors", {"a": [4]})
+    write_safetensors(folder / "two.safetensors", {"b": [5]})
+    write_safetensors(folder / "consolidated.safetensors", {"c": [100]})
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    assert inspect(folder).parameters == 9
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folder = make_model(tmp_path / "m")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+
+    with pytest.raises(NotFound, match=r"gone\.safetensors"):
+        inspect(folder)
+
+
+def test_nested_configurations_are_read(tmp_path):
+    folder = make_model(tmp_path / "m", text_config={"num_hidden_layers": 7, "max_position_embeddings": 99})
+    write_safetensors(folder / "model.safetensors", {"a": [1]})
+
+    assert (inspect(folder).layers, inspect(folder).max_length) == (7, 99)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 4, b"\xff" * 64, struct.pack("<Q", 10**12) + b"{}"])
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
+    folder = make_model(tmp_path / "m")
+    (folder / "model.safetensors").write_bytes(content)
+
+    with pytest.raises(BadSpec, match="not a safetensors file"):
+        inspect(folder)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    folder = make_model(tmp_path / "m")
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+
+    with pytest.raises(BadSpec, match="pickled weights are not loaded"):
+        inspect(folder)
+
+
+def test_a_model_that_brings_its_own_code_is_refused(tmp_path):
+    folder = make_model(tmp_path / "m", auto_map={"AutoModel": "modeling.Evil"})
+    write_safetensors(folder / "model.safetensors", {"a": [1]})
+
+    with pytest.raises(BadSpec, match="never run"):
+        inspect(folder)
+
+
+def test_a_folder_without_a_model_is_not_found(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+
+    with pytest.raises(NotFound, match=r"config\.json"):
+        find_model(str(tmp_path))
+
+
+def choose(uri: str, *paths: str) -> list[str]:
+    files = tuple(StoredFile(path, 1, "") for path in paths)
+    return [file.path for file in choose_files(parse_uri(uri, "dataset"), Snapshot(files))]
+
+
+def test_the_train_split_is_taken_by_default():
+    paths = ("README.md", "data/test-00000.parquet", "data/train-00000.parquet", "dataset_info.json")
+
+    assert choose("org/rows", *paths) == ["data/train-00000.parquet"]
+    assert choose("hf://datasets/org/rows?split=test", *paths) == ["data/test-00000.parquet"]
+
+
+def test_files_without_a_split_in_their_name_are_all_taken():
+    assert choose("org/rows", "b.jsonl", "a.jsonl") == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_config_is_a_folder():
+    assert choose("hf://datasets/org/rows?config=main", "main/train.csv", "socratic/train.csv") == ["main/train.csv"]
+
+
+def test_an_unknown_split_is_not_found():
+    with pytest.raises(NotFound, match="validation"):
+        choose("hf://datasets/org/rows?split=validation", "train.jsonl")
+
+
+def test_a_place_without_rows_is_bad_data():
+    with pytest.raises(BadData, match=r"found readme\.txt"):
+        choose("./folder", "readme.txt")
+
+
+def test_an_empty_file_can_be_found(tmp_path):
+    (tmp_path / "rows.jsonl").touch()
+
+    assert [file.size for file in find_dataset(str(tmp_path / "rows.jsonl")).files] == [0]

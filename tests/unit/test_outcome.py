@@ -1,0 +1,69 @@
+"""The last line of stdout, and what may not stand in it."""
+
+import json
+
+import pytest
+
+from job.errors import ERROR_CLASSES, AccessDenied, BadData, NetworkExhausted, UploadIncomplete, error_for
+from job.outcome import LIMIT_BYTES, failure, success, to_line, upload_error, write_termination_log
+from job.redact import redactor
+
+TOKEN = "hf_" + "x" * 34
+
+
+def test_an_outcome_is_one_line_of_json_with_the_documented_keys():
+    line = to_line(failure(BadData("rows.jsonl:3: broken", "Mend it."), "prepare", 2, redactor({})))
+
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "code": 65, "class": "BadData", "phase": "prepare", "cause": "rows.jsonl:3: broken", "fix": "Mend it.",
+        "last_durable_step": None, "attempt": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("character", ["x", "ü", "\n", '"', "\u0000", "🙂"])
+def test_a_long_cause_is_shortened_and_the_json_stays_whole(character):
+    line = to_line(failure(BadData(character * 9000, character * 9000), "prepare", 1, redactor({})))
+
+    assert len(line.encode()) <= LIMIT_BYTES
+    assert json.loads(line)["code"] == 65
+
+
+@pytest.mark.parametrize(
+    ("env", "text", "secret"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "very-secret-value"}, "the key very-secret-value is wrong", "very-secret-value"),
+        ({"WANDB_API_KEY": "0123456789abcdef"}, "0123456789abcdef", "0123456789abcdef"),
+        ({}, f"Bearer {TOKEN}", TOKEN),
+        ({}, "key AKIAABCDEFGHIJKLMNOP", "AKIAABCDEFGHIJKLMNOP"),
+        ({}, "https://user:hunter22@host/path", "hunter22"),
+        ({}, "https://host/?X-Amz-Signature=abc123&x=1", "abc123"),
+    ],
+)
+def test_no_secret_is_shown(env, text, secret):
+    line = to_line(failure(AccessDenied(text, text), "inspect", None, redactor(env)))
+
+    assert secret not in line
+    assert "***" in line
+
+
+def test_a_network_failure_after_training_is_an_unfinished_upload():
+    assert isinstance(upload_error(NetworkExhausted("gone")), UploadIncomplete)
+    assert isinstance(upload_error(AccessDenied("no")), AccessDenied)
+
+
+def test_every_exit_code_has_one_class_and_leaves_the_shells_alone():
+    codes = [cls.exit_code for cls in ERROR_CLASSES]
+
+    assert len(set(codes)) == len(codes) == 17
+    assert all(64 < code < 125 for code in codes)
+    assert [error_for(code) for code in codes] == list(ERROR_CLASSES)
+
+
+def test_the_termination_log_is_written_only_where_the_platform_made_one(tmp_path):
+    write_termination_log(success("done", 1), tmp_path / "absent")
+    (tmp_path / "log").touch()
+    write_termination_log(success("done", 1), tmp_path / "log")
+
+    assert not (tmp_path / "absent").exists()
+    assert json.loads((tmp_path / "log").read_text())["code"] == 0

@@ -1,0 +1,96 @@
+"""The job against upstream: same rows, same settings, same numbers."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from trl import pack_dataset
+
+from job.prepare.pack import WINDOW, pack
+from tests.tiny import GSM8K, write_model, write_rows
+from tests.worker.compare import run_bare_trl, run_job
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GSM8K where it is at hand, else sums."""
+    path = tmp_path_factory.mktemp("corpus") / "rows.jsonl"
+    if not GSM8K.exists():
+        return write_rows(path, 200)
+    path.write_text("".join(GSM8K.read_text().splitlines(keepends=True)[:200]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"), corpus, vocab_size=1024)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True], ids=["unpacked", "packed"])
+def test_losses_equal_a_bare_trl_script_at_every_step(tmp_path, corpus, model, packing):
+    job = run_job(tmp_path, model, corpus, packing=packing, max_steps=STEPS)
+    bare = run_bare_trl(tmp_path, model, corpus, packing=packing, max_steps=STEPS, plan=job["plan"])
+
+    assert [entry["step"] for entry in bare] == list(range(1, STEPS + 1))
+    for ours, theirs in zip(job["train"]["history"], bare, strict=True):
+        assert ours["values"]["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+        assert ours["values"]["grad_norm"] == pytest.approx(theirs["grad_norm"], abs=1e-5)
+        assert theirs["loss"] > 0
+    assert job["plan"]["packing"] is packing
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_packs_equal_trls(seed):
+    generator = random.Random(seed)
+    lengths = [min(512, max(1, round(generator.lognormvariate(4.5, 1.0)))) for _ in range(WINDOW)]
+    dataset = Dataset.from_list([{"input_ids": [index] * length} for index, length in enumerate(lengths)])
+
+    theirs = pack_dataset(dataset, 512, "bfd")["input_ids"]
+
+    ours = [[index for index in group for _ in range(lengths[index])] for group in pack(lengths, 512)]
+    assert ours == [list(group) for group in theirs]
+
+
+def test_the_generated_names_are_those_of_the_installed_trl():
+    from scripts.generate import upstream_module
+    from tests.tiny import ROOT
+
+    text = (ROOT / "job" / "upstream.py").read_text()
+
+    assert text == upstream_module(text), "run make generate"
+
+
+def test_every_owned_or_renamed_trainer_argument_exists_upstream():
+    from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
+
+    assert OWNED_TRAINER_ARGS <= SFT_CONFIG_FIELDS
+    assert set(VARIABLE_FOR_TRAINER_ARG) <= SFT_CONFIG_FIELDS
+
+
+def test_owned_arguments_are_those_that_the_worker_sets():
+    """What the worker passes to SFTConfig may come from nowhere else."""
+    from job.records import Plan, TrainTask
+    from job.rundir import RunDir
+    from job.spec import JobSpec
+    from job.train.sft import config_settings
+    from job.upstream import OWNED_TRAINER_ARGS, VARIABLE_FOR_TRAINER_ARG
+
+    spec = JobSpec(model="org/m", dataset_uri="org/d", output_uri=("/o",))
+    plan = Plan(
+        strategy="cpu", num_processes=1, precision="fp32", per_device_train_batch_size=1, use_gpu=False, max_length=8,
+        gradient_accumulation_steps=1, global_batch_size=1, packing=False, gradient_checkpointing=False, reasons={},
+    )  # fmt: skip
+    task = TrainTask(
+        model_path=Path("/m"), data_path=Path("/d"), base_model_name="", base_model_revision=None, has_eval=True
+    )
+
+    settings = config_settings(spec, plan, task, RunDir(Path("/r")), sequences=10)
+
+    free = set(settings) - OWNED_TRAINER_ARGS - set(VARIABLE_FOR_TRAINER_ARG)
+    assert free <= {"dataloader_pin_memory", "ddp_find_unused_parameters"}
+    assert json.dumps(settings)
