@@ -171,7 +171,7 @@ class TrainResult(Record):
     total_steps: int
     epoch: float
     train_runtime_s: float
-    first_step_at: float  # seconds since the epoch, wall clock
+    after_first_step_s: float  # from the end of the first step, which pays for warm-up, to the end of the last
     tokens: int
     train_loss: float
     history: tuple[LogEntry, ...]

@@ -1,6 +1,7 @@
-"""The reference pages, generated: `docs/environment.md` from `JobSpec`, `docs/exit-codes.md` from the error tree."""
+"""The reference pages, generated: settings from `JobSpec`, exit codes from the error tree, metrics from `Metrics`."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from pydantic_core import PydanticUndefined
 import job.errors
 from job.environment import variable
 from job.errors import ERROR_CLASSES
+from job.records import Record
+from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TrainMetrics
 from job.spec import JobSpec
 
 _RETRY = {
@@ -70,6 +73,25 @@ def exit_codes_markdown() -> str:
     return "\n".join(rows) + "\n"
 
 
+def metrics_markdown() -> str:
+    """One table per record of ``metrics.json``."""
+    parts = ["# metrics.json\n\nGenerated from `job/report/metrics.py` by `make generate`.\n"]
+    for title, record in _METRICS_TABLES.items():
+        rows = [f"| `{name}` | {_cell(info.description or '')} |" for name, info in record.model_fields.items()]
+        parts.append("\n".join([f"## {title}\n", "| field | meaning |", "|---|---|", *rows, ""]))
+    parts.append("`plan`, `hardware` and `proof` are the records of the same name in `job/records.py`.\n")
+    return "\n".join(parts)
+
+
+_METRICS_TABLES: dict[str, type[Record]] = {
+    "The file": Metrics,
+    "base_model": BaseModelMetrics,
+    "data": DataMetrics,
+    "train": TrainMetrics,
+    "eval": EvalMetrics,
+}
+
+
 def _tree_lines() -> list[str]:
     text = inspect.getdoc(job.errors) or ""
     return [line for line in text.splitlines() if line.strip().startswith(("├──", "└──"))]
@@ -89,3 +111,10 @@ def _default(value: Any) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "environment.md": environment_markdown,
+    "exit-codes.md": exit_codes_markdown,
+    "metrics.md": metrics_markdown,
+}

@@ -1,4 +1,4 @@
-"""Write what is generated from code: `docs/environment.md`, `docs/exit-codes.md` and the names in `job/upstream.py`.
+"""Write what is generated from code: the reference pages in `docs/` and the names in `job/upstream.py`.
 
 ``python scripts/generate.py`` rewrites them; the tests hold them equal to their sources.
 """
@@ -29,11 +29,10 @@ def main() -> None:
     upstream = ROOT / "job" / "upstream.py"
     upstream.write_text(upstream_module(upstream.read_text()))
 
-    from job.reference import environment_markdown, exit_codes_markdown
+    from job.reference import PAGES
 
-    (ROOT / "docs").mkdir(exist_ok=True)
-    (ROOT / "docs" / "environment.md").write_text(environment_markdown())
-    (ROOT / "docs" / "exit-codes.md").write_text(exit_codes_markdown())
+    for name, page in PAGES.items():
+        (ROOT / "docs" / name).write_text(page())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ def write_rows(path: Path, count: int = 120, seed: int = 0) -> Path:
         for _ in range(count):
             terms = [generator.randrange(100) for _ in range(generator.randrange(2, 12))]
             steps = ", ".join(str(sum(terms[: n + 1])) for n in range(len(terms)))
-            row = {"question": "What is " + " plus ".join(map(str, terms)) + "?", "answer": f"{steps}. #### {sum(terms)}"}
+            row = {
+                "question": "What is " + " plus ".join(map(str, terms)) + "?",
+                "answer": f"{steps}. #### {sum(terms)}",
+            }
             file.write(json.dumps(row) + "\n")
     return path
 

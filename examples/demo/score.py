@@ -5,12 +5,16 @@ python score.py BASE_DIR ADAPTER_DIR TEST_JSONL
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for CPU kernels that nothing here uses
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 BATCH_SIZE = 100  # prompts
 MAX_NEW_TOKENS = 4  # a label is one token, and one more ends the turn
@@ -49,6 +53,7 @@ def main() -> int:
     for name in ("base_dir", "adapter_dir", "test_jsonl"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
+    disable_progress_bar()
 
     sentences, labels = read_rows(args.test_jsonl)
     tokenizer = AutoTokenizer.from_pretrained(args.base_dir, padding_side="left")

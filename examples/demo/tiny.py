@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 TURN_START, TURN_END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
@@ -72,6 +73,7 @@ def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out_dir: Path) -> None:
     """Write a folder that ``from_pretrained`` loads: safetensors, config.json, tokenizer.json, chat_template.jinja."""
+    disable_progress_bar()
     model.save_pretrained(out_dir)
     (out_dir / "model.safetensors").chmod(0o644)  # written 0600, which a container's own user could not read
     tokenizer.save_pretrained(out_dir)

@@ -44,6 +44,7 @@ class TrainMetrics(Record):
     runtime_s: float = Field(description="Seconds from the first step to the last.")
     tokens: int = Field(description="Tokens seen, padding left out.")
     tokens_per_s: float = Field(description="tokens / runtime_s, over all processes.")
+    steps_per_s: float | None = Field(description="Steps per second without the first; null when there was only one.")
     peak_gpu_memory_gib: float | None = Field(description="Peak GPU memory of rank 0 in GiB; null on a CPU.")
     history: tuple[LogEntry, ...] = Field(description="loss, grad_norm, learning_rate, … at each logging step.")
 
@@ -141,6 +142,7 @@ def _train(result: TrainResult) -> TrainMetrics:
         runtime_s=result.train_runtime_s,
         tokens=result.tokens,
         tokens_per_s=round(result.tokens / result.train_runtime_s, 1),
+        steps_per_s=(result.steps - 1) / result.after_first_step_s if result.steps > 1 else None,
         peak_gpu_memory_gib=result.peak_gpu_memory_gib,
         history=result.history,
     )

@@ -17,7 +17,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self.first_step_at = 0.0  # seconds since the epoch
+        self.first_step_at = self.last_step_at = 0.0  # seconds since the epoch
         self.tokens = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -25,8 +25,9 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self._log.write("train_begin", total_steps=state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.last_step_at = time.time()
         if state.is_world_process_zero and not self.first_step_at:
-            self.first_step_at = time.time()
+            self.first_step_at = self.last_step_at
             self._log.write("first_step", step=state.global_step, total_steps=state.max_steps)
 
     def on_log(

@@ -8,9 +8,9 @@ import pytest
 from datasets import Dataset
 from trl import pack_dataset
 
+from bench.pair import Case, run_bare, run_job, unequal_steps
 from job.prepare.pack import WINDOW, pack
 from tests.tiny import GSM8K, write_model, write_rows
-from tests.worker.compare import run_bare_trl, run_job
 
 STEPS = 8
 
@@ -33,15 +33,17 @@ def model(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("packing", [False, True], ids=["unpacked", "packed"])
 def test_losses_equal_a_bare_trl_script_at_every_step(tmp_path, corpus, model, packing):
-    job = run_job(tmp_path, model, corpus, packing=packing, max_steps=STEPS)
-    bare = run_bare_trl(tmp_path, model, corpus, packing=packing, max_steps=STEPS, plan=job["plan"])
+    case = Case(model, corpus, packing=packing, max_steps=STEPS)
 
-    assert [entry["step"] for entry in bare] == list(range(1, STEPS + 1))
-    for ours, theirs in zip(job["train"]["history"], bare, strict=True):
-        assert ours["values"]["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
-        assert ours["values"]["grad_norm"] == pytest.approx(theirs["grad_norm"], abs=1e-5)
+    job = run_job(case, tmp_path, tmp_path / "work")
+    bare = run_bare(case, tmp_path, job.plan)
+
+    assert job.plan["packing"] is packing
+    assert [entry["step"] for entry in bare.log] == list(range(1, STEPS + 1))
+    assert unequal_steps(job, bare, tolerance=1e-6) == []
+    for ours, theirs in zip(job.log, bare.log, strict=True):
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], abs=1e-5)
         assert theirs["loss"] > 0
-    assert job["plan"]["packing"] is packing
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,85 @@
+# The fine-tuning job as an image. Built as it stands it is the production image (CUDA wheels, every hash checked):
+#     docker build --tag graft .
+# A machine without a GPU, tests and CI take the developer's lock and whatever torch wheel pip is configured to find:
+#     docker build --tag graft:dev --build-arg LOCK=dev .
+# BuildKit is needed (cache mounts). There is no `# syntax=` line, so that the build asks no registry for a frontend.
+
+# torch's wheels carry the CUDA libraries: a cuda:*-devel base would only hold them a second time.
+FROM python:3.11-slim-bookworm AS dependencies
+ARG LOCK=image
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+WORKDIR /build
+# The locks come before the source: a change of code does not install anything again.
+COPY locks/${LOCK}.txt locks/torch.txt ./
+# deepspeed is a source package. Built in isolation it would pull a setuptools that no hash vouches for, so the locked
+# one goes in first. pip compiles the bytecode that the read-only container cannot write later.
+# hadolint ignore=DL3042
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /opt/venv \
+    && awk '/^[a-z]/ { wanted = /^setuptools==/ } wanted' "${LOCK}.txt" > setuptools.txt \
+    && /opt/venv/bin/pip install --no-deps --require-hashes --requirement setuptools.txt \
+    && /opt/venv/bin/pip install --no-deps --require-hashes --no-build-isolation --use-pep517 \
+        --requirement "${LOCK}.txt" \
+    && if [ "${LOCK}" = dev ]; then /opt/venv/bin/pip install --requirement torch.txt; fi \
+    && /opt/venv/bin/pip check
+
+# Source apart from the final stage: modes and bytecode are settled here and arrive as one layer.
+FROM dependencies AS source
+WORKDIR /app
+COPY entrypoint.py ./
+COPY job/ job/
+COPY accelerate_configs/ accelerate_configs/
+COPY examples/ examples/
+# Readable by every user and writable by none, whatever the umask of the checkout. The bytecode is trusted unchecked:
+# nobody edits the source in an image.
+RUN chmod -R a+rX,go-w . && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
+
+FROM python:3.11-slim-bookworm
+# Triton compiles a small C launcher for its kernels at run time.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=source /app /app
+
+# /work is the one writable place: RunDir, caches, downloads. Sticky and open like /tmp, so that `--user` and a platform's
+# own numeric user work. The source directory holds no .env and nothing that a job writes.
+RUN install --directory --owner=10001 --group=10001 --mode=1777 /work
+# PYTHONPATH: the launcher starts `-m job.train`, and a platform may choose another working directory.
+# LOGNAME: an unknown uid has no passwd entry, and torch asks getpass for a name.
+# NVIDIA_DRIVER_CAPABILITIES: CUDA and NVML. Which GPUs are visible stays the platform's decision.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    LOGNAME=graft \
+    HOME=/work \
+    JOB_WORK_DIR=/work \
+    HF_HOME=/work/hf \
+    TRITON_CACHE_DIR=/work/cache/triton \
+    TORCHINDUCTOR_CACHE_DIR=/work/cache/inductor \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /app
+# Numeric, as Kubernetes' runAsNonRoot asks for.
+USER 10001:10001
+
+# An image that cannot import its stack is not an image. No GPU is needed for it. What the imports leave in /work would
+# belong to this one user and shut out every other, so they get a /work of their own.
+RUN --mount=type=tmpfs,target=/work ["/opt/venv/bin/python", "-c", "import torch, transformers, trl, peft, accelerate, datasets, bitsandbytes, deepspeed, boto3, awscrt, huggingface_hub, job.cli"]
+
+# A read-only container still has its /work.
+VOLUME /work
+
+# Last, so that a new revision rebuilds nothing.
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.title="graft" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
+
+# Exec form: the job is PID 1, receives SIGTERM itself and reaps what it started.
+ENTRYPOINT ["/opt/venv/bin/python", "/app/entrypoint.py"]

@@ -1,0 +1,140 @@
+"""The launcher's command line and environment, and what becomes of child processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from job.child import as_job_error
+from job.errors import BadData, Bug, GpuFault, Interrupted, UnsuitableHost
+from job.launch import launch_command, launch_env
+from job.processes import Child, StopRequest, Task, adopt_orphans, child_error, end_descendants
+from job.records import Plan, WorkerError
+from job.rundir import RunDir, write_json
+
+
+def plan(**settings: object) -> Plan:
+    defaults = {
+        "strategy": "single", "num_processes": 1, "precision": "bf16", "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1, "global_batch_size": 1, "packing": False, "gradient_checkpointing": True,
+        "max_length": 8, "use_gpu": True, "reasons": {},
+    }  # fmt: skip
+    return Plan(**(defaults | settings))
+
+
+def test_the_process_count_is_never_left_to_a_config_file():
+    command = launch_command(plan(strategy="ddp", num_processes=4), RunDir(Path("/run")))
+
+    assert command[command.index("--num_processes") + 1] == "4"
+    assert command[command.index("--mixed_precision") + 1] == "bf16"
+    assert command[command.index("--config_file") + 1].endswith("ddp.yaml")
+    assert command[-3:] == ["-m", "job.train", "/run"]
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, "0"), ("3,1", "3"), ("GPU-aa,GPU-bb", "GPU-aa")])
+def test_a_single_process_sees_a_single_gpu(visible, expected):
+    env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+
+    assert launch_env(plan(), env)["CUDA_VISIBLE_DEVICES"] == expected
+
+
+def test_workers_are_offline_and_know_when_there_is_no_gpu():
+    env = launch_env(plan(strategy="cpu", use_gpu=False), {"PATH": "/bin"})
+
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert env["ACCELERATE_USE_CPU"] == "true"
+    assert "CUDA_VISIBLE_DEVICES" not in env
+
+
+def report(path: Path, code: int, cause: str, rank: int, moment: float) -> Path:
+    write_json(path, WorkerError(code=code, cause=cause, fix="", rank=rank, time=moment, traceback="Traceback …"))
+    return path
+
+
+def test_the_earliest_report_is_the_root_cause(tmp_path):
+    errors = [
+        report(tmp_path / "rank0.json", 70, "connection closed by peer", 0, 20.0),
+        report(tmp_path / "rank1.json", 65, "row 3 is broken", 1, 10.0),
+        tmp_path / "rank2.json",
+    ]
+
+    error = child_error(errors, 1, "training", tmp_path / "log")
+
+    assert isinstance(error, BadData)
+    assert error.cause == "row 3 is broken"
+
+
+def test_a_child_that_died_without_a_report_is_described_by_its_end(tmp_path):
+    (tmp_path / "log").write_text("starting\nImportError: no module named x\n")
+
+    assert isinstance(child_error([], -signal.SIGSEGV, "training", tmp_path / "log"), GpuFault)
+    assert "ImportError" in str(child_error([], 1, "training", tmp_path / "log"))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (BadData("x"), BadData),
+        (OSError(28, "No space left on device", "/work/x"), UnsuitableHost),
+        (KeyError("x"), Bug),
+    ],
+)
+def test_exceptions_are_classified(error, kind):
+    assert isinstance(as_job_error(error), kind)
+
+
+def test_a_task_hands_over_its_value_or_its_error():
+    stop = StopRequest()
+
+    assert Task(lambda: 7).result(stop) == 7
+    with pytest.raises(ZeroDivisionError):
+        Task(lambda: 1 / 0).result(stop)
+
+
+def test_a_signal_ends_the_wait_for_a_task_that_hangs():
+    with StopRequest() as stop:
+        task = Task(lambda: time.sleep(60))
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            task.result(stop)
+
+
+def test_a_signal_ends_a_child(tmp_path):
+    with StopRequest() as stop:
+        module = tmp_path / "sleeper.py"
+        module.write_text("import time\ntime.sleep(60)\n")
+        child = Child(
+            "sleeper", [], tmp_path / "error.json", tmp_path / "log", os.environ | {"PYTHONPATH": str(tmp_path)}
+        )
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.raises(Interrupted):
+            child.wait(stop)
+    assert psutil.Process().children() == []
+
+
+ORPHANS = """
+import subprocess, sys, time
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("parent_lives_s", [0.3, 60], ids=["orphaned", "with its parent"])
+def test_no_process_is_left_behind_even_one_that_ignores_sigterm(parent_lives_s):
+    adopt_orphans()
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS, str(parent_lives_s)], start_new_session=True)
+    time.sleep(1.0)
+
+    end_descendants()
+
+    parent.wait(5)
+    assert psutil.Process().children(recursive=True) == []
