@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from job.errors import Interrupted
+from job.errors import GpuFault, Interrupted
 from job.processes import POLL_S, StopRequest, child_error, end_descendants
 from job.records import Plan
 from job.rundir import RunDir
@@ -72,4 +72,4 @@ def run_training(
     watch()
     if process.returncode:
         reports = [run_dir.error(rank) for rank in range(plan.num_processes)]
-        raise child_error(reports, process.returncode, "The training process", run_dir.worker_log)
+        raise child_error(reports, process.returncode, "The training process", run_dir.worker_log, GpuFault)

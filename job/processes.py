@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import psutil
 
 from job.child import read_error
-from job.errors import Bug, GpuFault, Interrupted, JobError
+from job.errors import Bug, Interrupted, JobError, UnsuitableHost
 
 T = TypeVar("T")
 
@@ -108,18 +108,19 @@ class Child:
                 stop.check()
             time.sleep(POLL_S)
         if self._process.returncode:
-            raise child_error([self._error], self._process.returncode, self._module, self._log)
+            raise child_error([self._error], self._process.returncode, self._module, self._log, UnsuitableHost)
 
 
-def child_error(errors: list[Path], status: int, name: str, log: Path) -> JobError:
-    """The failure that the earliest record among *errors* tells of, or else what exit *status* says."""
+def child_error(errors: list[Path], status: int, name: str, log: Path, killed: type[JobError]) -> JobError:
+    """The failure that the earliest record among *errors* tells of, or else what exit *status* says: *killed* when
+    a signal ended the process (SIGKILL is mostly the kernel's answer to a full memory)."""
     reports = [report for path in errors if (report := read_error(path))]
     if reports:
         error, record = min(reports, key=lambda report: report[1].time)
         error.add_note(record.traceback)
         return error
     if status < 0:
-        return GpuFault(f"{name} was killed by {signal.Signals(-status).name}.", f"Its output is in {log}.")
+        return killed(f"{name} was killed by {signal.Signals(-status).name}.", f"Its output is in {log}.")
     last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
     return Bug(f"{name} ended with status {status}: {' '.join(last)}", f"Its output is in {log}.")
 

@@ -21,10 +21,10 @@ def model_card(metrics: Metrics, adapter_location: str) -> str:
     base = metrics.base_model
     on_hub = base.revision is not None
     base_id = base.uri.removeprefix("hf://").partition("@")[0] if on_hub else base.uri
-    snippet = _SNIPPET.format(
-        base=json.dumps(base_id),
+    snippet = _copies(base_id, adapter_location) + _SNIPPET.format(
+        base=json.dumps(_loadable(base_id, "base")),
         revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
-        adapter=json.dumps(adapter_location),
+        adapter=json.dumps(_loadable(adapter_location, "adapter")),
     )
     header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sft", "trl", "graft"]}
     if on_hub:
@@ -34,6 +34,16 @@ def model_card(metrics: Metrics, adapter_location: str) -> str:
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# LoRA adapter for {base_id}\n\n{snippet}\n\n"
         f"| | |\n|---|---|\n{rows}\n\nAll figures of the run are in `metrics.json`.\n"
     )
+
+
+def _loadable(location: str, name: str) -> str:
+    """What ``from_pretrained`` takes: repository ids and folders, but nothing in an object store."""
+    return f"./{name}" if location.startswith("s3://") else location
+
+
+def _copies(base: str, adapter: str) -> str:
+    copies = [f"`{place}` to `./{name}`" for name, place in (("base", base), ("adapter", adapter)) if "s3://" in place]
+    return f"Copy {' and '.join(copies)}, then:\n\n" if copies else ""
 
 
 def _facts(metrics: Metrics) -> list[tuple[str, str]]:

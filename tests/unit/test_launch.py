@@ -63,7 +63,7 @@ def test_the_earliest_report_is_the_root_cause(tmp_path):
         tmp_path / "rank2.json",
     ]
 
-    error = child_error(errors, 1, "training", tmp_path / "log")
+    error = child_error(errors, 1, "training", tmp_path / "log", GpuFault)
 
     assert isinstance(error, BadData)
     assert error.cause == "row 3 is broken"
@@ -72,8 +72,11 @@ def test_the_earliest_report_is_the_root_cause(tmp_path):
 def test_a_child_that_died_without_a_report_is_described_by_its_end(tmp_path):
     (tmp_path / "log").write_text("starting\nImportError: no module named x\n")
 
-    assert isinstance(child_error([], -signal.SIGSEGV, "training", tmp_path / "log"), GpuFault)
-    assert "ImportError" in str(child_error([], 1, "training", tmp_path / "log"))
+    killed = child_error([], -signal.SIGSEGV, "training", tmp_path / "log", GpuFault)
+    failed = child_error([], 1, "training", tmp_path / "log", GpuFault)
+
+    assert (type(killed), "SIGSEGV" in killed.cause) == (GpuFault, True)
+    assert (type(failed), "ImportError" in failed.cause) == (Bug, True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""Outputs: whose a place is, what is published, and in which order."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from job.errors import OutputTaken, UploadIncomplete
+from job.output import Output
+from job.publish import copy_to_secondaries, publish
+from job.records import AdapterProof, HardwareFacts, Plan
+from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TrainMetrics
+from job.report.model_card import model_card
+from job.rundir import RunDir, write_bytes
+from job.spec import JobSpec
+
+
+def spec_for(*outputs: Path, **settings: object) -> JobSpec:
+    return JobSpec(model="org/base", dataset_uri="org/rows", output_uri=tuple(map(str, outputs)), **settings)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    """A finished run, with a file among the adapter's that must never leave."""
+    made = RunDir(tmp_path / "run")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md", "training_args.bin"):
+        write_bytes(made.adapter / name, name.encode())
+    write_bytes(made.metrics, b"{}")
+    return made
+
+
+def publish_to(spec: JobSpec, run_dir: RunDir) -> list[Output]:
+    outputs = [Output(text) for text in spec.output_uri]
+    outputs[0].mark(spec)
+    publish(outputs, run_dir, spec, attempt=1)
+    return outputs
+
+
+def test_the_manifest_lists_every_file_with_its_size_and_checksum(tmp_path, run_dir):
+    spec = spec_for(tmp_path / "out")
+
+    publish_to(spec, run_dir)
+
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["fingerprint"] == spec.fingerprint
+    assert "adapter/adapter_model.safetensors" in manifest["files"]
+    for name, facts in manifest["files"].items():
+        data = (tmp_path / "out" / name).read_bytes()
+        assert facts == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_training_arguments_are_never_published(tmp_path, run_dir):
+    publish_to(spec_for(tmp_path / "out"), run_dir)
+
+    assert not list((tmp_path / "out").rglob("training_args.bin"))
+
+
+def test_a_finished_result_is_recognised_by_the_same_settings_only(tmp_path, run_dir):
+    spec = spec_for(tmp_path / "out")
+    (output,) = publish_to(spec, run_dir)
+
+    assert output.manifest(spec.fingerprint) is not None
+    with pytest.raises(OutputTaken, match="other settings"):
+        output.manifest(spec_for(tmp_path / "out", seed=7).fingerprint)
+
+
+def test_a_result_that_was_tampered_with_is_not_taken_for_finished(tmp_path, run_dir):
+    spec = spec_for(tmp_path / "out")
+    (output,) = publish_to(spec, run_dir)
+    (tmp_path / "out" / "adapter" / "adapter_config.json").unlink()
+
+    with pytest.raises(OutputTaken, match=r"adapter/adapter_config\.json is not as manifest\.json says"):
+        output.manifest(spec.fingerprint)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": []}', "not json"])
+def test_a_manifest_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+
+    with pytest.raises(OutputTaken, match="something else"):
+        Output(str(tmp_path)).manifest("x")
+
+
+def test_a_place_with_files_of_the_same_name_is_refused_and_with_other_files_is_not(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert Output(str(tmp_path)).manifest("x") is None
+
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(OutputTaken, match="no run of this job made"):
+        Output(str(tmp_path)).manifest("x")
+
+
+def test_a_half_written_result_of_a_run_is_its_own(tmp_path):
+    spec = spec_for(tmp_path / "out")
+    Output(str(tmp_path / "out")).mark(spec)
+    write_bytes(tmp_path / "out" / "adapter" / "adapter_config.json", b"{}")
+
+    assert Output(str(tmp_path / "out")).manifest(spec.fingerprint) is None
+
+
+def test_attempts_are_numbered_and_no_number_is_given_twice(tmp_path):
+    spec = spec_for(tmp_path / "out")
+    output = Output(str(tmp_path / "out"))
+
+    assert [output.claim(spec).number for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_second_output_gets_a_copy_of_the_first_later(tmp_path, run_dir):
+    first = spec_for(tmp_path / "a")
+    both = spec_for(tmp_path / "a", tmp_path / "b")
+    (output,) = publish_to(first, run_dir)
+
+    outputs = [Output(text) for text in both.output_uri]
+    filled = copy_to_secondaries(outputs, output.manifest(both.fingerprint), both, tmp_path / "scratch")
+
+    assert filled == [str(tmp_path / "b")]
+    assert outputs[1].manifest(both.fingerprint)["files"] == outputs[0].manifest(both.fingerprint)["files"]
+    assert copy_to_secondaries(outputs, output.manifest(both.fingerprint), both, tmp_path / "scratch") == []
+
+
+def test_a_second_output_that_cannot_be_written_is_named(tmp_path, run_dir):
+    (tmp_path / "file").write_text("x")
+    spec = spec_for(tmp_path / "a", tmp_path / "file" / "b")
+
+    with pytest.raises(UploadIncomplete, match=r"in the first output, but not in .*/file/b"):
+        publish_to(spec, run_dir)
+    assert (tmp_path / "a" / "manifest.json").exists()
+
+
+def metrics(uri: str, revision: str | None) -> Metrics:
+    spec = spec_for(Path("/out"))
+    plan = Plan(
+        strategy="single", num_processes=1, precision="bf16", per_device_train_batch_size=4, use_gpu=False,
+        max_length=8, gradient_accumulation_steps=4, global_batch_size=16, packing=False, gradient_checkpointing=True, reasons={},
+    )  # fmt: skip
+    return Metrics(
+        schema_version=1, status="finished", graft_version="0", method="sft", adapter="lora",
+        base_model=BaseModelMetrics(uri=uri, revision=revision, model_type="llama", parameters=8_030_261_248),
+        data=DataMetrics(
+            uri="org/rows", revision=None, format="text", rows=10, sequences=10, tokens=100, trained_tokens=50,
+            truncated_rows=0, dropped_rows=0, eval_rows=2,
+        ),
+        train=TrainMetrics(
+            steps=3, epochs=1.0, loss=1.5, runtime_s=2.0, tokens=100, tokens_per_s=50.0, steps_per_s=1.0,
+            peak_gpu_memory_gib=None, history=(),
+        ),
+        eval=EvalMetrics(loss_before=2.0, loss=1.0, perplexity=2.718, history=()),
+        proof=AdapterProof(trainable_parameters=1000, tensors=4, changed_tensors=4),
+        plan=plan, hardware=HardwareFacts(), settings=spec.model_dump(mode="json"), phases_s={},
+        versions={"torch": "2"},
+    )  # fmt: skip
+
+
+def test_the_card_of_a_hub_model_names_repository_and_commit():
+    card = model_card(metrics("hf://org/base@main", "c0ffee"), "org/tuned")
+
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["base_model"] == "org/base"
+    assert 'from_pretrained("org/base", revision="c0ffee", dtype="auto")' in card
+    assert 'PeftModel.from_pretrained(base, "org/tuned")' in card
+    assert "2.0000 before, 1.0000 after" in card
+
+
+def test_the_card_of_a_model_in_a_bucket_says_what_to_copy_first():
+    card = model_card(metrics("s3://bucket/base", None), "s3://bucket/out/adapter")
+
+    assert "base_model" not in yaml.safe_load(card.split("---")[1])
+    assert "Copy `s3://bucket/base` to `./base` and `s3://bucket/out/adapter` to `./adapter`, then:" in card
+    assert 'from_pretrained("./base", dtype="auto")' in card
+
+
+def test_the_card_of_a_local_model_names_its_folder_as_given():
+    card = model_card(metrics("./base", None), "./out/adapter")
+
+    assert 'from_pretrained("./base", dtype="auto")' in card
+    assert "Copy" not in card
