@@ -26,14 +26,14 @@ lint: .venv/.installed
 generate: .venv/.installed ## docs and names that are generated from code
 	$(BIN)/python scripts/generate.py
 
-lock: .venv/.installed ## resolve pyproject.toml anew into locks/
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock.sh
+lock: .venv/.installed ## resolve pyproject.toml into locks/; what is locked stays without UPGRADE=--upgrade
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock.sh $(UPGRADE)
 
 bench: .venv/.installed ## the figures of docs/benchmarks.md, on this machine
 	$(BIN)/python bench/run.py
 
-image:
-	docker build --tag graft .
+image: ## the production image
+	DOCKER_BUILDKIT=1 docker build --tag graft --build-arg REVISION="$$(git rev-parse HEAD)" .
 
 # The locked packages with their hashes first, then torch by name (its CPU build's hash is not among the public ones).
 # deepspeed and antlr come as source: setuptools, which builds them, is installed from the same lock before.

@@ -1,8 +1,11 @@
 """Stores: one small interface over an object store, a Hub repository and a folder.
 
-Paths inside a store are relative, with forward slashes. Every failure is one of four errors, whatever the backend:
-`NotFound` (66), `AccessDenied` (77), `NetworkExhausted` (83, after the backend's own retries) and `OutputTaken` (73).
-A 403 is never reported as "not found".
+Paths inside a store are relative to its URI, with forward slashes; where the URI names one file, that file's path is
+its name. A 403 is never reported as "not found", and a missing bucket or repository is `NotFound` to a reader but
+`AccessDenied` to a writer. Messages repeat no secret and no signed URL. Every failure is a class of `job.errors`,
+whatever the backend: `NotFound` (66), `AccessDenied` (77), `NetworkExhausted` (83, after all retries, for uploads
+too), `OutputTaken` (73), `UploadIncomplete` (84), `UnsuitableHost` (80: the local disk is full or broken, the clock is
+wrong), `BadData` (65: a file name that leads out of its folder) and `BadSpec` (78: an endpoint that is no URL).
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,14 +40,16 @@ class Store(Protocol):
     uri: str
 
     def snapshot(self) -> Snapshot:
-        """All files under the URI. A URI that names one file gives that file.
+        """All files under the URI. A URI that names one file gives that file. On the Hub, unless the store is of a
+        branch, reads and fetches are then of this commit until the store is written to.
 
         Raises:
             NotFound: there is nothing at the URI.
         """
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """*length* bytes of *path* from offset *start*; to the end when *length* is None.
+        """*length* bytes of *path* from offset *start*, fewer where the file ends before; to the end when *length* is
+        None. Of a store whose URI names one file, take the snapshot first.
 
         Raises:
             NotFound: no such file.
@@ -52,19 +57,25 @@ class Store(Protocol):
 
     def fetch(self, files: Sequence[StoredFile], folder: Path) -> None:
         """Copy *files* of the last snapshot into *folder*, in parallel, keeping their relative paths. Each file
-        appears under its name only when it is complete."""
+        appears under its name only when it is complete.
+
+        Raises:
+            UnsuitableHost: they do not fit on the disk; nothing has been fetched then.
+            NetworkExhausted: a file was cut off, or is no longer the one that was listed.
+        """
 
     def probe_write(self) -> bool:
-        """Prove write access with a real write, read back and removed again. Returns whether the store honours
-        create-if-absent.
+        """Prove write access with a real write, read back and removed again. Makes a missing folder or (private)
+        repository, but no bucket. Returns whether the store honours create-if-absent.
 
         Raises:
             AccessDenied: it cannot be written, or does not exist and cannot be made.
         """
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write *data* to *path* unless it exists. Returns whether this call made it. Where `probe_write` returned
-        False this is look-then-write, which two writers at the same moment can both win."""
+        """Write *data* to *path* unless it exists. Returns whether this call made it, also if the store's answer was
+        lost on the way. Where `probe_write` returned False this is look-then-write, which two writers at the same
+        moment can both win."""
 
     def put(self, path: str, data: bytes) -> None:
         """Write *data* to *path*, replacing what is there."""
