@@ -46,6 +46,7 @@ def run_job(case: Case, folder: Path, work_dir: Path) -> Side:
         "JOB_MAX_STEPS": str(case.max_steps),
         "JOB_MAX_LENGTH": str(case.max_length),
         "JOB_LEARNING_RATE": "1e-3",
+        "JOB_GLOBAL_BATCH_SIZE": "8",
         "JOB_LOGGING_STEPS": str(case.logging_steps),
         "JOB_STRATEGY": "cpu",
     }

@@ -103,7 +103,7 @@ def main() -> None:
         print("| figure | measured | goal | kept |\n|---|---|---|---|", flush=True)
         refusals(model, GSM8K, folder)
         for name, packing in (("unpacked", False), ("packed", True)):
-            against_bare_trl(name, Case(model, GSM8K, packing=packing, max_steps=60, max_length=1024), folder)
+            against_bare_trl(name, Case(model, GSM8K, packing=packing, max_steps=30, max_length=1024), folder)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,8 @@ def metrics(uri: str, revision: str | None) -> Metrics:
     spec = spec_for(Path("/out"))
     plan = Plan(
         strategy="single", num_processes=1, precision="bf16", per_device_train_batch_size=4, use_gpu=False,
-        max_length=8, gradient_accumulation_steps=4, global_batch_size=16, packing=False, gradient_checkpointing=True, reasons={},
+        max_length=8, gradient_accumulation_steps=4, global_batch_size=16, packing=False, gradient_checkpointing=True,
+        reasons={},
     )  # fmt: skip
     return Metrics(
         schema_version=1, status="finished", graft_version="0", method="sft", adapter="lora",
