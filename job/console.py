@@ -19,6 +19,7 @@ class Console:
         self._live = stream.isatty()
         self._open_line = False
         self._start: tuple[float, int, int] | None = None  # clock, step and tokens at the first logged step
+        self._evaluating_s = 0.0  # no part of the training speed
 
     def say(self, text: str) -> None:
         if not self._quiet:
@@ -66,12 +67,13 @@ class Console:
                     f"  {event['step']} steps in {event['train_runtime']:.1f} s, mean loss {event['train_loss']:.4f}"
                 )
             case "evaluation":
+                self._evaluating_s += event["eval_runtime"]
                 self.say(f"  step {event['step']}/{event['total_steps']}  eval loss {event['eval_loss']:.4f}")
 
     def _progress(self, event: dict[str, Any]) -> None:
         step, total, tokens = event["step"], event["total_steps"], int(event.get("num_tokens", 0))
         line = f"  step {step}/{total}  loss {event['loss']:.4f}  lr {event['learning_rate']:.2e}"
-        now = self._clock()
+        now = self._clock() - self._evaluating_s
         if self._start is None:
             self._start = (now, step, tokens)
         elif (elapsed := now - self._start[0]) > 0:

@@ -155,7 +155,7 @@ def _per_device(spec: JobSpec, global_batch: int, num_processes: int, packing: b
         )
     if packing and spec.per_device_train_batch_size in (None, 1):
         # A device's packs are flattened into one row, whose attention mask grows with the square of their number.
-        reasons["batch"] = f"1 pack per GPU × {share} accumulation × {num_processes} processes"
+        reasons["batch"] = f"1 pack per process × {share} accumulation × {num_processes} processes"
         return 1
     if (asked := spec.per_device_train_batch_size) and share % asked:
         raise BadSpec(
@@ -163,7 +163,7 @@ def _per_device(spec: JobSpec, global_batch: int, num_processes: int, packing: b
             f"Set it to a divisor of {share}.",
         )
     per_device = asked or max(size for size in range(1, MAX_PER_DEVICE + 1) if share % size == 0)
-    reasons["batch"] = f"{per_device} rows per GPU × {share // per_device} accumulation × {num_processes} processes"
+    reasons["batch"] = f"{per_device} rows per process × {share // per_device} accumulation × {num_processes} processes"
     return per_device
 
 

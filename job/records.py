@@ -171,7 +171,8 @@ class TrainResult(Record):
     total_steps: int
     epoch: float
     train_runtime_s: float
-    after_first_step_s: float  # from the end of the first step, which pays for warm-up, to the end of the last
+    # From the end of the first step, which pays for warm-up, to the end of the last, evaluations left out.
+    after_first_step_s: float
     tokens: int
     train_loss: float
     history: tuple[LogEntry, ...]

@@ -218,7 +218,10 @@ class Supervisor:
         """Whether an earlier attempt on this machine left the complete result of this very job in RunDir."""
         if not (self._run_dir.metrics.exists() and self._run_dir.spec.exists()):
             return False
-        return read_record(self._run_dir.spec, JobSpec).fingerprint == self._spec.fingerprint
+        try:
+            return read_record(self._run_dir.spec, JobSpec).fingerprint == self._spec.fingerprint
+        except ValueError:  # another version of this job wrote it
+            return False
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -54,7 +54,7 @@ def _read_json_lines(file: DataFile) -> Iterator[Row | BadData]:
         for number, raw in enumerate(lines, start=1):
             line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
             if line.strip():
-                yield _row(f"{file.name}:{number}", line)
+                yield _row(f"{file.name}:{number}", line.rstrip())
 
 
 def _read_json_array(file: DataFile) -> Iterator[Row | BadData]:

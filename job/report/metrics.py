@@ -41,10 +41,12 @@ class TrainMetrics(Record):
     steps: int = Field(description="Optimizer steps.")
     epochs: float = Field(description="Passes over the data.")
     loss: float = Field(description="Mean training loss over the run.")
-    runtime_s: float = Field(description="Seconds from the first step to the last.")
+    runtime_s: float = Field(description="Seconds of training, evaluations included.")
     tokens: int = Field(description="Tokens seen, padding left out.")
-    tokens_per_s: float = Field(description="tokens / runtime_s, over all processes.")
-    steps_per_s: float | None = Field(description="Steps per second without the first; null when there was only one.")
+    steps_per_s: float | None = Field(
+        description="Steps per second, without the first step and without evaluations; null when there was one step."
+    )
+    tokens_per_s: float | None = Field(description="steps_per_s times the mean tokens of a step, over all processes.")
     peak_gpu_memory_gib: float | None = Field(description="Peak GPU memory of rank 0 in GiB; null on a CPU.")
     history: tuple[LogEntry, ...] = Field(description="loss, grad_norm, learning_rate, … at each logging step.")
 
@@ -135,14 +137,15 @@ def _data(spec: JobSpec, prepared: Prepared, revision: str | None) -> DataMetric
 
 
 def _train(result: TrainResult) -> TrainMetrics:
+    steps_per_s = (result.steps - 1) / result.after_first_step_s if result.steps > 1 else None
     return TrainMetrics(
         steps=result.steps,
         epochs=result.epoch,
         loss=result.train_loss,
         runtime_s=result.train_runtime_s,
         tokens=result.tokens,
-        tokens_per_s=round(result.tokens / result.train_runtime_s, 1),
-        steps_per_s=(result.steps - 1) / result.after_first_step_s if result.steps > 1 else None,
+        steps_per_s=steps_per_s,
+        tokens_per_s=steps_per_s * result.tokens / result.steps if steps_per_s else None,
         peak_gpu_memory_gib=result.peak_gpu_memory_gib,
         history=result.history,
     )

@@ -59,7 +59,7 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("global batch", f"{plan.global_batch_size} {'packs' if plan.packing else 'rows'}, {plan.precision}"),
         ("training loss", f"{train.loss:.4f}"),
         ("hardware", f"{plan.num_processes} × {gpus[0].name}" if gpus and plan.use_gpu else "CPU"),
-        ("time", f"{train.runtime_s:.0f} s, {train.tokens_per_s:,.0f} tokens/s"),
+        ("time", f"{train.runtime_s:.0f} s" + (f", {train.tokens_per_s:,.0f} tokens/s" if train.tokens_per_s else "")),
         ("versions", ", ".join(f"{name} {version}" for name, version in metrics.versions.items())),
     ]
     if metrics.eval:

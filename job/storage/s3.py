@@ -46,7 +46,8 @@ class S3Store:
             try:
                 files = self._list() or self._single()
             except ClientError as error:
-                if status_of(error) != 403 or not (files := self._single()):
+                files = self._single_unless_refused() if status_of(error) == 403 else []
+                if not files:
                     raise
         if not files:
             raise NotFound(f"{self.uri} holds no objects.", "Check the bucket and the key.")
@@ -105,7 +106,7 @@ class S3Store:
             raise OutputTaken(f"{self._place(MANIFEST)} was made by another run.", "Choose another output.")
 
     def _place(self, path: str) -> str:
-        return f"s3://{self._bucket}/{self._prefix}{path}"
+        return f"s3://{self._bucket}/{self._prefix}{path}".rstrip("/")
 
     def _named(self, path: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + path}
@@ -139,6 +140,13 @@ class S3Store:
             return []
         self._prefix = whole._prefix
         return [StoredFile(name, head["ContentLength"], head["ETag"].strip('"'))]
+
+    def _single_unless_refused(self) -> list[StoredFile]:
+        """For credentials that may read but not list. The refusal of a HEAD has no words; that of the listing does."""
+        try:
+            return self._single()
+        except ClientError:
+            return []
 
     def _head(self, path: str, **options: str) -> dict[str, Any] | None:
         try:

@@ -19,6 +19,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self._log = log
         self.first_step_at = self.last_step_at = 0.0  # seconds since the epoch
         self.tokens = 0
+        self.eval_s = 0.0  # in evaluations between the first step and the last
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -34,6 +35,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
         self.tokens = int(logs.get("num_tokens", self.tokens))
+        if 0 < state.global_step < state.max_steps:
+            self.eval_s += logs.get("eval_runtime", 0.0)
         if state.is_world_process_zero:
             kind = "evaluation" if "eval_loss" in logs else "train" if "loss" in logs else "train_end"
             self._log.write(kind, step=state.global_step, total_steps=state.max_steps, **logs)

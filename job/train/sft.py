@@ -60,7 +60,7 @@ def train(run_dir: RunDir) -> None:
                 total_steps=trainer.state.max_steps,
                 epoch=trainer.state.epoch or 0.0,
                 train_runtime_s=output.metrics["train_runtime"],
-                after_first_step_s=progress.last_step_at - progress.first_step_at,
+                after_first_step_s=progress.last_step_at - progress.first_step_at - progress.eval_s,
                 tokens=progress.tokens,
                 train_loss=output.training_loss,
                 history=_entries(trainer, "loss"),

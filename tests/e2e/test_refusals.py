@@ -69,7 +69,7 @@ def test_wrong_credentials_are_77(env, s3_server, monkeypatch):
 
     ended = run(env | {"JOB_DATASET_URI": "s3://bucket/rows.jsonl"})
 
-    assert_refused(ended, 77, "s3://bucket/rows.jsonl")
+    assert_refused(ended, 77, "s3://bucket/rows.jsonl", "SignatureDoesNotMatch")
     assert "not-the-secret-of-this-key" not in ended.shown + json.dumps(ended.outcome)
 
 
