@@ -43,20 +43,20 @@ RUN apt-get update \
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=source /app /app
 
-# /work is the one writable place: RunDir, caches, downloads. Sticky and open like /tmp, so that `--user` and a platform's
+# /workspace is the one writable place: RunDir, caches, downloads. Sticky and open like /tmp, so that `--user` and a platform's
 # own numeric user work. The source directory holds no .env and nothing that a job writes.
-RUN install --directory --owner=10001 --group=10001 --mode=1777 /work
+RUN install --directory --owner=10001 --group=10001 --mode=1777 /workspace
 # PYTHONPATH: the launcher starts `-m job.train`, and a platform may choose another working directory.
 # LOGNAME: an unknown uid has no passwd entry, and torch asks getpass for a name.
 # NVIDIA_DRIVER_CAPABILITIES: CUDA and NVML. Which GPUs are visible stays the platform's decision.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     LOGNAME=graft \
-    HOME=/work \
-    JOB_WORK_DIR=/work \
-    HF_HOME=/work/hf \
-    TRITON_CACHE_DIR=/work/cache/triton \
-    TORCHINDUCTOR_CACHE_DIR=/work/cache/inductor \
+    HOME=/workspace \
+    JOB_WORK_DIR=/workspace \
+    HF_HOME=/workspace/hf \
+    TRITON_CACHE_DIR=/workspace/cache/triton \
+    TORCHINDUCTOR_CACHE_DIR=/workspace/cache/inductor \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
@@ -64,12 +64,12 @@ WORKDIR /app
 # Numeric, as Kubernetes' runAsNonRoot asks for.
 USER 10001:10001
 
-# An image that cannot import its stack is not an image. No GPU is needed for it. What the imports leave in /work would
-# belong to this one user and shut out every other, so they get a /work of their own.
-RUN --mount=type=tmpfs,target=/work ["/opt/venv/bin/python", "-c", "import torch, transformers, trl, peft, accelerate, datasets, bitsandbytes, deepspeed, boto3, awscrt, huggingface_hub, job.cli"]
+# An image that cannot import its stack is not an image. No GPU is needed for it. What the imports leave in /workspace would
+# belong to this one user and shut out every other, so they get a /workspace of their own.
+RUN --mount=type=tmpfs,target=/workspace ["/opt/venv/bin/python", "-c", "import torch, transformers, trl, peft, accelerate, datasets, bitsandbytes, deepspeed, boto3, awscrt, huggingface_hub, job.cli"]
 
-# A read-only container still has its /work.
-VOLUME /work
+# A read-only container still has its /workspace.
+VOLUME /workspace
 
 # Last, so that a new revision rebuilds nothing.
 ARG VERSION=0.0.0

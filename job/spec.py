@@ -179,8 +179,8 @@ class JobSpec(BaseModel):
         ge=0,
     )
     work_dir: Path = setting(
-        Path("/tmp/graft"),  # noqa: S108 (a documented default; the image sets /work)
-        doc="The one writable place: downloads, prepared data, run files. The image sets `/work`.",
+        Path("/tmp/graft"),  # noqa: S108 (a documented default; the image sets /workspace)
+        doc="The one writable place: downloads, prepared data, run files. The image sets `/workspace`.",
         changes_result=False,
     )
     log_level: Literal["debug", "info", "warning"] = setting(

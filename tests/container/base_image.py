@@ -88,7 +88,7 @@ def write_pip_world(root: Path, settings: Mapping[str, str]) -> None:
     links = kept.get("find-links", "").split()
     for number, folder in enumerate(links):
         if Path(folder).is_dir():
-            links[number] = f"/opt/wheels/{number}"
+            links[number] = f"/opt/graft-wheels/{number}"
             shutil.copytree(folder, root / links[number].lstrip("/"))
     # A file index stays behind: it may be large, and the hashes in the lock are those of the public one.
     indexes = [url for url in kept.get("extra-index-url", "").split() if not url.startswith("file:")]

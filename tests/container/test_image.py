@@ -76,8 +76,8 @@ print(*(path for root in roots for path in root.rglob("*.py") if not Path(cache_
 def test_an_unknown_user_can_compile_what_triton_compiles(docker: Docker, image: str) -> None:
     script = f"""
         include=$({PYTHON} -c 'import sysconfig; print(sysconfig.get_path("include"))')
-        echo '#include <Python.h>' | gcc -x c -shared -fPIC -I"$include" -o /work/launcher.so -
-        {PYTHON} -c 'import ctypes, getpass; ctypes.CDLL("/work/launcher.so"); getpass.getuser()'
+        echo '#include <Python.h>' | gcc -x c -shared -fPIC -I"$include" -o /workspace/launcher.so -
+        {PYTHON} -c 'import ctypes, getpass; ctypes.CDLL("/workspace/launcher.so"); getpass.getuser()'
     """
     done = shell(docker, image, script)
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def test_a_run_without_settings_is_refused_with_a_reason(docker: Docker, image: 
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo's containers: they share /work, and leave their runs in a folder of this machine."""
+    """The demo's containers: they share /workspace, and leave their runs in a folder of this machine."""
 
     docker: Docker
     image: str
@@ -113,7 +113,11 @@ class Demo:
 
     def job(self, *options: str, **settings: str) -> str:
         """The image as it is, with demo.env; its paths are those of a checkout, so they are set anew."""
-        paths = {"JOB_MODEL": "/work/base", "JOB_DATASET_URI": "/work/data/train.jsonl", "JOB_WORK_DIR": "/work/job"}
+        paths = {
+            "JOB_MODEL": "/workspace/base",
+            "JOB_DATASET_URI": "/workspace/data/train.jsonl",
+            "JOB_WORK_DIR": "/workspace/job",
+        }
         env = [f"--env={name}={value}" for name, value in {**paths, **settings}.items()]
         return self.run(*options, f"--env-file={ROOT}/examples/demo/demo.env", *env, self.image)
 
@@ -125,9 +129,9 @@ def demo(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFactory) -
     # The container's unknown user has to be let in.
     output.chmod(0o777)
     work = docker.must("volume", "create").strip()
-    demo = Demo(docker, image, (f"--volume={work}:/work", f"--volume={output}:/output"), output)
-    demo.script("make_data.py", "/work/data")
-    demo.script("make_base.py", "/work/base")
+    demo = Demo(docker, image, (f"--volume={work}:/workspace", f"--volume={output}:/output"), output)
+    demo.script("make_data.py", "/workspace/data")
+    demo.script("make_base.py", "/workspace/base")
     yield demo
     docker.run("volume", "rm", work)
 
@@ -137,7 +141,7 @@ def test_the_demo_trains_publishes_and_teaches(demo: Demo) -> None:
     assert json.loads(stdout.splitlines()[-1])["code"] == 0
     assert json.loads((demo.output / "trained/manifest.json").read_text())
     # Exits 1 unless the base guesses and the tuned model knows.
-    demo.script("score.py", "/work/base", "/output/trained/adapter", "/work/data/test.jsonl")
+    demo.script("score.py", "/workspace/base", "/output/trained/adapter", "/workspace/data/test.jsonl")
 
 
 def test_docker_stop_ends_a_training_job_as_interrupted(docker: Docker, demo: Demo) -> None:

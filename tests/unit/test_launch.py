@@ -83,7 +83,7 @@ def test_a_child_that_died_without_a_report_is_described_by_its_end(tmp_path):
     ("error", "kind"),
     [
         (BadData("x"), BadData),
-        (OSError(28, "No space left on device", "/work/x"), UnsuitableHost),
+        (OSError(28, "No space left on device", "/workspace/x"), UnsuitableHost),
         (KeyError("x"), Bug),
     ],
 )
