@@ -100,7 +100,7 @@ def sft_config(args: argparse.Namespace, assistant_only_loss: bool) -> SFTConfig
         assistant_only_loss=assistant_only_loss,
         max_length=args.max_length,
         packing=args.packing,
-        activation_checkpointing=args.gradient_checkpointing,
+        gradient_checkpointing=args.gradient_checkpointing,
         per_device_train_batch_size=args.per_device_train_batch_size,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         num_train_epochs=args.num_train_epochs,
