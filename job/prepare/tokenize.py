@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from job.errors import BadData
-from job.prepare.formats import Chat, Example, Message, Text
+from job.prepare.formats import Chat, Example, Text
+from job.prepare.template import ChatTemplate, Span
+from job.prepare.turns import end_tokens, render_with_turns
 
 IGNORED = -100
-Span = tuple[int, int]  # characters, end exclusive
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,11 @@ class Tokens:
 
 
 class RowTokenizer:
-    """Renders and tokenizes examples as TRL's SFTTrainer does, a batch at a time on all cores."""
+    """Renders and tokenizes examples as TRL's SFTTrainer does, a batch at a time on all cores.
+
+    Attributes:
+        end_of_turn: the token that carries loss at the end of an earlier turn and of the last one; "" where none does.
+    """
 
     def __init__(self, folder: Path) -> None:
         # The fast class directly: AutoTokenizer would import torch.
@@ -34,12 +38,21 @@ class RowTokenizer:
         self._backend = self._tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._template = self._tokenizer.chat_template and self._tokenizer.get_chat_template()
-        self._marks_assistant = bool(self._template) and "{% generation %}" in _spaced(self._template)
+        self._template: ChatTemplate | None = None
+        self.end_of_turn = ("", "")
+        if self._tokenizer.chat_template:
+            source, special = self._tokenizer.get_chat_template(), self._tokenizer.special_tokens_map
+            self._template = ChatTemplate(source, special, self._tokenizer.added_tokens_encoder)
+            self.end_of_turn = end_tokens(self._template)
 
     @property
     def has_chat_template(self) -> bool:
-        return bool(self._template)
+        return self._template is not None
+
+    @property
+    def end_of_turn_trained(self) -> bool:
+        """Whether rows with 'messages' teach the model to stop, as a short conversation showed when this was loaded."""
+        return all(self.end_of_turn)
 
     def __call__(self, examples: Sequence[tuple[str, Example]]) -> list[Tokens]:
         """Tokenize (where, example) pairs.
@@ -80,57 +93,34 @@ class RowTokenizer:
 
     def _render_chat(self, where: str, example: Chat) -> tuple[str, str | list[Span]]:
         """The text of a conversation, with its prompt's text or the spans of its assistant turns."""
+        template = self._usable_template(where)
         try:
-            if example.prompt_turns is not None:
-                prompt = self._render(example.messages[: example.prompt_turns], generation_prompt=True)
-                return self._render(example.messages), prompt
-            if self._marks_assistant:
-                return self._render_marked(example.messages)
-            return self._render_turns(where, example.messages)
+            if example.prompt_turns is None:
+                return render_with_turns(template, where, example.messages)
+            prompt = template.render(example.messages[: example.prompt_turns], generation_prompt=True)
+            return template.render(example.messages), prompt
         except BadData:
             raise
         except Exception as error:  # a template is a program of the model's author and may raise anything
             reason = f"{type(error).__name__}: {error}"
             raise BadData(f"{where}: the chat template of JOB_MODEL refuses this row ({reason}).") from error
 
-    def _render(self, messages: list[Message], generation_prompt: bool = False) -> str:
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
-        return str(text)
-
-    def _render_marked(self, messages: list[Message]) -> tuple[str, list[Span]]:
-        texts, spans = render_jinja_template(
-            conversations=[messages],
-            chat_template=self._template,
-            return_assistant_tokens_mask=True,
-            **self._tokenizer.special_tokens_map,
-        )
-        return texts[0], spans[0]
-
-    def _render_turns(self, where: str, messages: list[Message]) -> tuple[str, list[Span]]:
-        """Spans by common prefix: a turn is what the text gains when the turn is added to the messages before it."""
-        text = self._render(messages)
-        spans: list[Span] = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = self._render(messages[:index], generation_prompt=True)
-            through = self._render(messages[: index + 1])
-            if not (through.startswith(before) and text.startswith(through)):
-                raise BadData(
-                    f"{where}: the chat template renders turn {index} differently once later turns follow, so the "
-                    "assistant's tokens cannot be told apart.",
-                    "Use rows with 'prompt' and 'completion' messages.",
-                )
-            spans.append((len(before), len(through)))
-        return text, spans
+    def _usable_template(self, where: str) -> ChatTemplate:
+        template = self._template
+        if template is None:
+            raise BadData(
+                f"{where}: the row is a conversation, but the tokenizer of JOB_MODEL has no chat template.",
+                "Use the model's instruct version, or rows with prompt and completion.",
+            )
+        if not template.writes_content:
+            raise BadData(
+                f"{where}: the chat template of JOB_MODEL does not write what the turns say.",
+                "Use another version of the model, or rows with prompt and completion.",
+            )
+        return template
 
     def _encode(self, texts: list[str], *, special: bool) -> list[Encoding]:
         return list(self._backend.encode_batch(texts, add_special_tokens=special))
-
-
-def _spaced(template: str) -> str:
-    """*template* without whitespace control, so that ``{%- generation -%}`` is found too."""
-    return template.replace("{%-", "{%").replace("-%}", "%}")
 
 
 def _after_prompt(ids: list[int], prompt_ids: list[int]) -> Tokens:
@@ -143,12 +133,27 @@ def _after_prompt(ids: list[int], prompt_ids: list[int]) -> Tokens:
 
 
 def _in_spans(encoding: Encoding, spans: list[Span]) -> Tokens:
-    """Loss on the tokens of *spans*, as transformers turns generation markers into a mask."""
+    """Loss on the tokens of *spans*."""
     input_ids = np.array(encoding.ids, dtype=np.int32)
     labels = np.full_like(input_ids, IGNORED)
     for begin, end in spans:
-        first, last = encoding.char_to_token(begin), encoding.char_to_token(end - 1)
-        if end > begin and first is not None:
-            stop = len(input_ids) if last is None else last + 1
-            labels[first:stop] = input_ids[first:stop]
+        first, stop = _tokens_of(encoding, begin, end)
+        labels[first:stop] = input_ids[first:stop]
     return Tokens(input_ids, labels)
+
+
+def _tokens_of(encoding: Encoding, begin: int, end: int) -> tuple[int, int]:
+    """The tokens, end exclusive, of the characters from *begin* to before *end*."""
+
+    def nearest(places: range) -> int | None:
+        # A character can lie in no token: some tokenizers swallow the white space beside a special token.
+        return next((token for place in places if (token := encoding.char_to_token(place)) is not None), None)
+
+    first, last = nearest(range(begin, end)), nearest(range(end - 1, begin - 1, -1))
+    if first is None or last is None:
+        return 0, 0
+    stop = last + 1
+    # A character of many bytes can be many tokens, of which the first one is found.
+    while (characters := encoding.token_to_chars(stop)) and characters[0] < end:
+        stop += 1
+    return first, stop
