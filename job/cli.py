@@ -8,6 +8,7 @@ from typing import Any
 from job import __version__
 from job.child import as_job_error
 from job.console import Console
+from job.endpoints import refuse_endpoints
 from job.environment import SPEC_URI, load_spec, platform_names
 from job.errors import BadSpec
 from job.outcome import failure, to_line, write_termination_log
@@ -55,6 +56,7 @@ def run(env: Mapping[str, str]) -> int:
 
 
 def _run(env: Mapping[str, str], redact: Redactor, stop: StopRequest) -> Outcome:
+    refuse_endpoints(env)
     spec = load_spec(env, _base_spec(env, stop))
     console = Console(sys.stderr, redact, quiet=spec.log_level == "warning")
     if ignored := platform_names(env):

@@ -1,14 +1,19 @@
 """The model and the dataset: found, looked into, and brought onto this machine."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from job.facts.dataset import choose_files
+from job.errors import BadData
+from job.facts.dataset import CARD, choose_files
 from job.facts.model import identity, inspect_model, small_files, weight_files
 from job.records import DataFile, ModelFacts
 from job.storage import Snapshot, Store, StoredFile, open_store
-from job.uri import FileUri, HubUri, Uri, parse_uri
+from job.uri import FileUri, HubUri, Uri, parse_uri, split_pattern
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
+_CARD_LIMIT = 4 * 2**20  # bytes; the configurations stand at the top, after at most the features of each
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,17 @@ class Source:
     store: Store
     files: tuple[StoredFile, ...]
     revision: str | None
+
+    def __post_init__(self) -> None:
+        """See that no file name, which whoever wrote to the store has chosen, leads out of the folder it is for.
+
+        Raises:
+            BadData: one does.
+        """
+        for file in self.files:
+            path = PurePosixPath(file.path)
+            if path.is_absolute() or ".." in path.parts or _UNSAFE.search(file.path):
+                raise BadData(f"{self.uri} holds a file named {file.path!r}, which is no safe name.", "Rename it.")
 
     @property
     def identity(self) -> str:
@@ -73,22 +89,45 @@ def find_dataset(text: str) -> Source:
     Raises:
         NotFound, AccessDenied, NetworkExhausted: it cannot be reached.
         BadData: there is no file with rows.
+        BadSpec: the dataset has several configurations, and none was asked for.
     """
     uri = parse_uri(text, "dataset")
-    store = open_store(uri)
+    place = split_pattern(uri)[0]
+    store = open_store(place)
     snapshot = store.snapshot()
-    files = choose_files(uri, snapshot)
+    files = choose_files(uri, snapshot, _card(uri, store, snapshot))
     if filled := [file for file in files if file.size]:  # no byte of an empty file can be asked for
         store.read(filled[0].path, 0, 1)
-    return Source(uri, store, tuple(files), snapshot.revision)
+    return Source(place, store, tuple(files), snapshot.revision)
 
 
-def data_files(source: Source, folder: Path) -> tuple[DataFile, ...]:
-    """The local row files, each under the name the user knows."""
+def _card(uri: Uri, store: Store, snapshot: Snapshot) -> bytes:
+    """The dataset card, which has a say only where a whole repository is named."""
+    if isinstance(uri, HubUri) and not uri.path and any(file.path == CARD and file.size for file in snapshot.files):
+        return store.read(CARD, 0, _CARD_LIMIT)
+    return b""
+
+
+def data_files(sources: Sequence[Source], weights: Sequence[float], cache: Path) -> tuple[DataFile, ...]:
+    """The row files of *sources*, brought into *cache* and each under a name the user knows: its path, after its
+    place where there are several. No *weights* are 1 for every source."""
     return tuple(
-        DataFile(path=folder / file.path, name=file.path, identity=f"{file.size}:{file.identity}")
+        DataFile(
+            path=folder / file.path,
+            name=file.path if len(sources) == 1 else _full_name(source.uri, file.path),
+            identity=f"{file.size}:{file.identity}",
+            source=number,
+            weight=weights[number] if weights else 1.0,
+        )
+        for number, source in enumerate(sources)
+        for folder in [source.localize(cache)]
         for file in source.files
     )
+
+
+def _full_name(uri: Uri, path: str) -> str:
+    place = str(replace(uri, config=None, split=None) if isinstance(uri, HubUri) else uri).rstrip("/")
+    return place if place.endswith(f"/{path}") else f"{place}/{path}"
 
 
 def _is_complete(path: Path, file: StoredFile) -> bool:

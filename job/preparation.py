@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,12 +33,14 @@ class Workshop:
     stop: StopRequest
 
 
-def make_task(spec: JobSpec, model: ModelSource, train: Source, held_out: Source | None, shop: Workshop) -> PrepareTask:
+def make_task(
+    spec: JobSpec, model: ModelSource, train: Sequence[Source], held_out: Source | None, shop: Workshop
+) -> PrepareTask:
     """The task of preparing every row unpacked, once the datasets and the tokenizer are on this machine."""
     datasets = shop.cache / "datasets"
     return PrepareTask(
-        train_files=data_files(train, train.localize(datasets)),
-        eval_files=data_files(held_out, held_out.localize(datasets)) if held_out else (),
+        train_files=data_files(train, spec.dataset_weights, datasets),
+        eval_files=data_files([held_out], (), datasets) if held_out else (),
         tokenizer=model.localize(shop.cache / "models", weights=False),
         tokenizer_identity=model.facts.identity,
         columns={str(name): column for name, column in spec.columns.items()},
@@ -50,8 +52,10 @@ def make_task(spec: JobSpec, model: ModelSource, train: Source, held_out: Source
 
 
 def prepare_sample(task: PrepareTask, shop: Workshop) -> DatasetFacts:
-    """What the first rows are like, without splitting or packing them."""
-    sample = task.model_copy(update={"row_limit": SAMPLE_ROWS, "eval_fraction": 0.0, "eval_files": ()})
+    """What the first rows of all sources are like, without splitting, weighting or packing them."""
+    files = tuple(file.model_copy(update={"weight": 1.0}) for file in task.train_files)
+    update = {"row_limit": SAMPLE_ROWS, "eval_fraction": 0.0, "eval_files": (), "train_files": files}
+    sample = task.model_copy(update=update)
     prepared = prepare(sample, shop)[1]
     train = prepared.train
     return DatasetFacts(

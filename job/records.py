@@ -99,6 +99,8 @@ class DataFile(Record):
     path: Path
     name: str
     identity: str
+    source: int = 0  # which of the places in JOB_DATASET_URI it comes from
+    weight: float = 1.0  # how many times an epoch holds each of its rows
 
 
 class PrepareTask(Record):

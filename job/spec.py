@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
 from job.uri import parse_uri
@@ -17,6 +17,7 @@ Auto = Literal["auto"]
 Scheduler = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
+Weight = Annotated[float, Field(gt=0, le=100)]
 Column = Literal["messages", "prompt", "completion", "instruction", "input", "output", "text"]
 
 
@@ -28,6 +29,18 @@ def _model_uri(text: str) -> str:
 def _dataset_uri(text: str) -> str:
     parse_uri(text, "dataset")
     return text
+
+
+def _dataset_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
+    for uri in uris:
+        parse_uri(uri, "dataset")
+    if len(set(uris)) < len(uris):
+        raise ValueError("names the same place twice; give it a higher weight in JOB_DATASET_WEIGHTS")
+    return uris
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value  # a spec file may name a single place without brackets
 
 
 def _output_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,9 +78,21 @@ class JobSpec(BaseModel):
         doc="Base model: `org/name[@revision]` or `hf://org/name[@revision]` on the Hub, `s3://bucket/prefix`, or a "
         "folder. It holds `config.json`, `tokenizer.json` and safetensors weights."
     )
-    dataset_uri: Annotated[str, AfterValidator(_dataset_uri)] = setting(
-        doc="Training rows: `s3://bucket/key` (one file or a prefix), `hf://datasets/org/name[@revision][/path]"
-        "[?config=…&split=…]`, bare `org/name`, a file or a folder. JSONL, JSON, CSV or Parquet."
+    dataset_uri: Annotated[
+        tuple[str, ...], BeforeValidator(_one_or_more), Field(min_length=1), AfterValidator(_dataset_uris)
+    ] = setting(
+        doc="Training rows: `s3://bucket/key` (a file, a prefix, or a pattern such as `data/**/*.jsonl`), "
+        "`hf://datasets/org/name[@revision][/path][?config=…&split=…]`, bare `org/name`, a file, a folder or a "
+        "pattern. JSONL, JSON, CSV (each also as `.gz` or `.zst`), Parquet or Arrow. On the Hub, configurations and "
+        "splits are those of the dataset card, else of the file names; the split is `train` unless named. Several "
+        "sources, separated by commas, are mixed."
+    )
+    dataset_weights: tuple[Weight, ...] = setting(
+        (),
+        doc="One number per source in `JOB_DATASET_URI`: the share of its rows that an epoch holds. 1 is every row "
+        "once, 0.5 half of the rows (picked by a hash of each row and the seed, the same ones in every epoch), 2 every "
+        "row twice, 2.5 every row twice and half of them once more. Rows held out by `JOB_EVAL_FRACTION` stand once.",
+        why="every row once",
     )
     output_uri: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_output_uris)] = setting(
         doc="Where the result goes: `s3://bucket/prefix`, `hf://org/name` or a folder. Several, separated by commas: "
@@ -190,6 +215,11 @@ class JobSpec(BaseModel):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
+        if self.dataset_weights and len(self.dataset_weights) != len(self.dataset_uri):
+            raise ValueError(
+                f"JOB_DATASET_WEIGHTS has {len(self.dataset_weights)} numbers for the {len(self.dataset_uri)} sources "
+                "of JOB_DATASET_URI; give one for each"
+            )
         if self.eval_fraction and self.eval_dataset_uri:
             raise ValueError("JOB_EVAL_FRACTION and JOB_EVAL_DATASET_URI are both set; keep one of them")
         if self.eval_steps and not self.evaluates:

@@ -43,7 +43,7 @@ class Inputs:
 
     hardware: HardwareFacts
     model: ModelSource
-    train: Source
+    train: tuple[Source, ...]
     held_out: Source | None
 
 
@@ -112,7 +112,8 @@ class Supervisor:
             self._write_train_task(inputs.model, weights.result(self._stop), rows, prepared)
         with self._timed("train"):
             result = self._train(plan)
-        metrics = make_metrics(self._spec, facts, plan, prepared, result, inputs.train.revision, self._phases_s)
+        revisions = tuple(source.revision for source in inputs.train)
+        metrics = make_metrics(self._spec, facts, plan, prepared, result, revisions, self._phases_s)
         card = model_card(metrics, output.adapter_location)
         write_bytes(self._run_dir.adapter / "README.md", card.encode())
         write_json(self._run_dir.metrics, metrics)
@@ -122,7 +123,7 @@ class Supervisor:
         spec, hardware = self._spec, inspect_hardware(self._env)
         model = self._wait(lambda: find_model(spec.model))
         check_host(spec, hardware, model.facts.parameters)
-        train = self._wait(lambda: find_dataset(spec.dataset_uri))
+        train = self._wait(lambda: tuple(find_dataset(uri) for uri in spec.dataset_uri))
         eval_uri = spec.eval_dataset_uri
         held_out = self._wait(lambda: find_dataset(eval_uri)) if eval_uri else None
         return Inputs(hardware, model, train, held_out)

@@ -3,8 +3,9 @@
 A URI names a place, never a host: endpoints come from the operator's own ``AWS_ENDPOINT_URL`` and ``HF_ENDPOINT``.
 """
 
+import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -14,6 +15,8 @@ Kind = Literal["model", "dataset", "output", "spec"]
 # Hub: ASCII letters, digits, '-', '_' and '.', each half 1-96 long, neither starting nor ending with '-' or '.'
 _REPO_ID = re.compile(r"\w([\w.-]{0,94}\w)?/\w([\w.-]{0,94}\w)?", re.ASCII)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3: 3-63 characters, lower case
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ENCODED_SEPARATOR = re.compile(r"%(2e|2f|5c)", re.IGNORECASE)  # '.', '/', '\\'
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ def parse_uri(text: str, kind: Kind) -> Uri:
     Raises:
         ValueError: not one of the forms above; the message says which forms are, and repeats no password and no query.
     """
-    if ".." in unquote(text.partition("?")[0] if text.startswith("hf://") else text).split("/"):
-        raise ValueError(f"{_shown(text)} contains '..'; name the place directly")
+    _refuse_hidden_steps(text)
     match text.partition("://"):
         case ("s3", "://", rest):
             return _parse_s3(text, rest)
@@ -74,6 +76,11 @@ def parse_uri(text: str, kind: Kind) -> Uri:
             return _parse_hub(text, rest, kind)
         case ("file", "://", rest):
             return _parse_file(text, rest)
+        case ("http" | "https" as scheme, "://", _):
+            raise ValueError(
+                f"{_shown(text)}: scheme {scheme!r} is not supported, nothing is downloaded from a web address; "
+                "use s3://bucket/key, hf://org/name or a path"
+            )
         case (scheme, "://", _):
             raise ValueError(f"{_shown(text)}: scheme {scheme!r} is not supported; use s3://, hf:// or a path")
     if text.startswith(("/", "./")):
@@ -85,9 +92,51 @@ def parse_uri(text: str, kind: Kind) -> Uri:
     )
 
 
+def split_pattern(uri: Uri) -> tuple[Uri, str]:
+    """The place that holds all that *uri* can match, and the pattern below it, which is empty where *uri* has none of
+    ``*``, ``?`` and ``[``."""
+    match uri:
+        case S3Uri(bucket, key):
+            place, pattern = _split_pattern(key)
+            return S3Uri(bucket, place), pattern
+        case HubUri(path=path):
+            place, pattern = _split_pattern(path)
+            return replace(uri, path=place), pattern
+        case FileUri(path):
+            place, pattern = _split_pattern(path.as_posix())
+            return FileUri(Path(place or ("/" if path.is_absolute() else "."))), pattern
+
+
+def _split_pattern(path: str) -> tuple[str, str]:
+    parts = path.split("/")
+    fixed = next((index for index, part in enumerate(parts) if re.search(r"[*?[]", part)), len(parts))
+    return "/".join(parts[:fixed]), "/".join(parts[fixed:])
+
+
+def _refuse_hidden_steps(text: str) -> None:
+    """A step upwards, a separator in disguise, or a character that ends a file name early."""
+    on_hub = text.startswith("hf://") or not ("://" in text or text.startswith(("/", "./")))
+    place = text.partition("?")[0] if on_hub else text
+    if ".." in unquote(place).replace("\\", "/").split("/"):
+        raise ValueError(f"{_shown(text)} contains '..'; name the place directly")
+    path = re.sub(r"@[^/]*", "", place, count=1) if on_hub else place  # refs%2Fpr%2F1 is a revision
+    if found := _ENCODED_SEPARATOR.search(path):
+        raise ValueError(f"{_shown(text)} contains {found[0]!r}; write the character itself")
+    if _CONTROL.search(unquote(place)):
+        raise ValueError(f"{_shown(text)} contains a control character")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _parse_s3(text: str, rest: str) -> S3Uri:
     bucket, _, key = rest.partition("/")
-    if not _BUCKET.fullmatch(bucket):
+    if not _BUCKET.fullmatch(bucket) or _is_address(bucket):
         raise ValueError(f"{_shown(text)} does not start with a bucket name (3-63 of a-z, 0-9, '.', '-')")
     if "//" in rest:
         raise ValueError(f"{_shown(text)} contains an empty path segment '//'")

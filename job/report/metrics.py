@@ -1,6 +1,7 @@
 """``metrics.json``: what was run, on what, and how it went. `docs/metrics.md` is generated from these fields."""
 
 import math
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -24,9 +25,11 @@ class DataMetrics(Record):
     """The rows after truncation to max_length."""
 
     uri: str = Field(description="As given in JOB_DATASET_URI.")
-    revision: str | None = Field(description="Commit on the Hub; null elsewhere.")
-    format: str = Field(description="messages, prompt-completion, alpaca or text.")
-    rows: int = Field(description="Training rows.")
+    revision: str | None = Field(
+        description="Commit on the Hub; null elsewhere. Of several sources, one each (or nothing), separated by commas."
+    )
+    format: str = Field(description="messages, prompt-completion, alpaca or text; each one found in several sources.")
+    rows: int = Field(description="Training rows in one epoch: a row that is weighted 2 counts twice.")
     sequences: int = Field(description="Training sequences: rows, or packs of rows.")
     tokens: int = Field(description="Tokens in one epoch.")
     trained_tokens: int = Field(description="Tokens in one epoch that carry loss.")
@@ -86,7 +89,7 @@ def make_metrics(
     plan: Plan,
     prepared: Prepared,
     result: TrainResult,
-    dataset_revision: str | None,
+    dataset_revisions: Sequence[str | None],
     phases_s: dict[str, float],
 ) -> Metrics:
     """Everything about a finished run.
@@ -108,7 +111,7 @@ def make_metrics(
             model_type=facts.model.model_type,
             parameters=facts.model.parameters,
         ),
-        data=_data(spec, prepared, dataset_revision),
+        data=_data(spec, prepared, dataset_revisions),
         train=_train(result),
         eval=_eval(result),
         proof=result.adapter,
@@ -120,11 +123,11 @@ def make_metrics(
     )
 
 
-def _data(spec: JobSpec, prepared: Prepared, revision: str | None) -> DataMetrics:
+def _data(spec: JobSpec, prepared: Prepared, revisions: Sequence[str | None]) -> DataMetrics:
     train = prepared.train
     return DataMetrics(
-        uri=spec.dataset_uri,
-        revision=revision,
+        uri=",".join(spec.dataset_uri),
+        revision=",".join(revision or "" for revision in revisions) if any(revisions) else None,
         format=prepared.format,
         rows=train.rows,
         sequences=train.sequences,
