@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from job import __version__
@@ -11,15 +12,18 @@ from job.console import Console
 from job.endpoints import refuse_endpoints
 from job.environment import SPEC_URI, load_spec, platform_names
 from job.errors import BadSpec
-from job.outcome import failure, to_line, write_termination_log
+from job.outcome import failure, success, to_line, write_termination_log
 from job.processes import StopRequest, Task
 from job.records import Outcome
 from job.redact import Redactor, redactor
 from job.spec import JobSpec
 
-USAGE = """usage: python entrypoint.py [run | schema | --version | --help]
+PREVIEW_ROWS = 3
+USAGE = """usage: python entrypoint.py [run | check [--gpus 8xH100-80GB] | preview [ROWS] | schema | --version | --help]
 
 run      (the default) fine-tune as the JOB_* variables say; docs/environment.md lists them
+check    find out without a GPU whether the run would succeed, with the exit code it would give
+preview  show a few rows as the model sees them, with what carries loss marked
 schema   print the JSON schema of the spec (JOB_SPEC_URI)
 """
 
@@ -28,7 +32,15 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the verb in *argv* with the settings in *env*. Returns the exit code."""
     match list(argv):
         case [] | ["run"]:
-            return run(env)
+            return conclude(env, _run)
+        case ["check"]:
+            return conclude(env, _check)
+        case ["check", "--gpus", gpus]:
+            return conclude(env, partial(_check, gpus=gpus))
+        case ["preview"]:
+            return conclude(env, _preview)
+        case ["preview", rows] if rows.isdigit() and int(rows):
+            return conclude(env, partial(_preview, rows=int(rows)))
         case ["schema"]:
             print(json.dumps(JobSpec.model_json_schema(), indent=1))
             return 0
@@ -43,12 +55,15 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
             return BadSpec.exit_code
 
 
-def run(env: Mapping[str, str]) -> int:
-    """Run the job. The last line of stdout is the outcome as JSON, also under ``/dev/termination-log``."""
+Verb = Callable[[Mapping[str, str], Redactor, StopRequest], Outcome]
+
+
+def conclude(env: Mapping[str, str], verb: Verb) -> int:
+    """Carry out *verb*. The last line of stdout is the outcome as JSON, also under ``/dev/termination-log``."""
     redact = redactor(env)
     with StopRequest() as stop:
         try:
-            outcome = _run(env, redact, stop)
+            outcome = verb(env, redact, stop)
         except Exception as error:  # every end has an outcome
             outcome = failure(as_job_error(error), "load", None, redact)
     _tell(outcome)
@@ -64,6 +79,25 @@ def _run(env: Mapping[str, str], redact: Redactor, stop: StopRequest) -> Outcome
     from job.supervisor import Supervisor  # the SDKs behind it are not needed to refuse a bad spec
 
     return Supervisor(spec, env, console, redact, stop).run()
+
+
+def _check(env: Mapping[str, str], redact: Redactor, stop: StopRequest, gpus: str | None = None) -> Outcome:
+    from job.check import run_check
+    from job.facts.gpus import parse_gpus
+
+    spec = load_spec(env, _base_spec(env, stop))
+    try:
+        chosen = parse_gpus(gpus) if gpus else None
+    except ValueError as error:
+        raise BadSpec(f"--gpus: {error}.") from error
+    return success(run_check(spec, env, Console(sys.stderr, redact), stop, chosen), None)
+
+
+def _preview(env: Mapping[str, str], redact: Redactor, stop: StopRequest, rows: int = PREVIEW_ROWS) -> Outcome:
+    from job.preview import run_preview
+
+    spec = load_spec(env, _base_spec(env, stop), needs_output=False)
+    return success(run_preview(spec, env, stop, rows, sys.stdout), None)
 
 
 def _base_spec(env: Mapping[str, str], stop: StopRequest) -> dict[str, Any] | None:

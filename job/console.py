@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from job.records import ModelFacts, Plan, Prepared
+from job.records import Findings, ModelFacts, Plan, Prepared
 from job.redact import Redactor
 
 
@@ -54,6 +54,19 @@ class Console:
             )
         if prepared.eval:
             self.say(f"  {prepared.eval.rows:,} rows held out for evaluation")
+        self._findings(prepared.findings)
+
+    def _findings(self, findings: Findings) -> None:
+        counts = {
+            "skipped: they cannot be used": findings.bad_rows,
+            "stand in an earlier row too": findings.duplicate_rows,
+            "are evaluated on and trained on": findings.rows_in_train_and_eval,
+        } | {f"are odd: {what}": rows for what, rows in findings.oddities.items()}
+        for what, rows in counts.items():
+            if rows:
+                self.warn(f"  {rows:,} rows {what}")
+        for problem in findings.first_bad_rows:
+            self.warn(f"    {problem}")
 
     def event(self, event: dict[str, Any]) -> None:
         """One line of the worker's ``log.jsonl``."""

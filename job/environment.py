@@ -34,7 +34,7 @@ def platform_names(env: Mapping[str, str]) -> list[str]:
     return sorted(name for name in env if PLATFORM_NAME.fullmatch(name) and _field(name) not in JobSpec.model_fields)
 
 
-def load_spec(env: Mapping[str, str], base: Mapping[str, Any] | None = None) -> JobSpec:
+def load_spec(env: Mapping[str, str], base: Mapping[str, Any] | None = None, *, needs_output: bool = True) -> JobSpec:
     """The spec that *env* asks for, on top of *base* (the content of ``JOB_SPEC_URI``).
 
     Raises:
@@ -55,6 +55,8 @@ def load_spec(env: Mapping[str, str], base: Mapping[str, Any] | None = None) -> 
         except ValueError as error:
             problems.append(f"{name}={text}: {error}.")
             unparsed.add(field)
+    if needs_output and not settings.get("output_uri"):
+        problems.append(_missing("output_uri"))
     known = {name: value for name, value in settings.items() if name in JobSpec.model_fields}
     try:
         spec = JobSpec.model_validate(known)
@@ -131,10 +133,14 @@ def _explain(detail: Any, env: Mapping[str, str]) -> str:
     field = str(detail["loc"][0])
     name = variable(field)
     if detail["type"] == "missing":
-        return f"{name} is not set. {JobSpec.model_fields[field].description}"
+        return _missing(field)
     message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     expected = message if detail["type"] == "value_error" else f"expected {message}"
     return f"{name}={env.get(name) or detail['input']}: {expected}."
+
+
+def _missing(field: str) -> str:
+    return f"{variable(field)} is not set. {JobSpec.model_fields[field].description}"
 
 
 def _summary(problems: list[str]) -> str:

@@ -13,7 +13,7 @@ from job.uri import HubUri, parse_uri
 MANIFEST = "manifest.json"
 RUN = "run.json"
 STATE_BRANCH = "graft-run"
-_OURS = ("adapter/", "metrics.json", MANIFEST)
+_OURS = ("adapter/", "metrics.json", "dataset_report.json", MANIFEST)
 
 
 class Output:

@@ -1,6 +1,7 @@
 """Runs ``job.prepare`` and ``job.probe`` as child processes, and keeps what they find for the next attempt."""
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from job import __version__
 from job.inputs import ModelSource, Source, data_files
 from job.plan import effective_max_length
 from job.processes import Child, StopRequest
-from job.records import DatasetFacts, PackingProbe, Prepared, PrepareTask
+from job.records import DatasetFacts, GateSettings, PackingProbe, Prepared, PrepareTask, Preview
+from job.redact import SECRET_NAME
 from job.rundir import read_record, write_json
 from job.spec import JobSpec
 
@@ -33,6 +35,16 @@ class Workshop:
     stop: StopRequest
 
 
+def open_workshop(spec: JobSpec, env: Mapping[str, str], log: Path, stop: StopRequest) -> Workshop:
+    """The workshop of a job. Children get *env* without the job's settings, which they read from files, and without
+    credentials, which they need for nothing: whatever a template or a model file makes them do, there is no secret to
+    give away."""
+    children = {n: value for n, value in env.items() if not n.startswith("JOB_") and not SECRET_NAME.fullmatch(n)}
+    path = [str(Path(__file__).resolve().parent.parent), children.get("PYTHONPATH", "")]
+    children["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    return Workshop(spec.work_dir.absolute() / "cache", log, children, stop)
+
+
 def make_task(
     spec: JobSpec, model: ModelSource, train: Sequence[Source], held_out: Source | None, shop: Workshop
 ) -> PrepareTask:
@@ -44,6 +56,9 @@ def make_task(
         tokenizer=model.localize(shop.cache / "models", weights=False),
         tokenizer_identity=model.facts.identity,
         columns={str(name): column for name, column in spec.columns.items()},
+        format=spec.format,
+        response_template=spec.response_template,
+        gate=GateSettings(bad_rows=spec.bad_rows, max_bad_fraction=spec.max_bad_fraction, allow=spec.allow),
         max_length=effective_max_length(spec, model.facts),
         eval_fraction=spec.eval_fraction,
         seed=spec.seed,
@@ -55,12 +70,15 @@ def prepare_sample(task: PrepareTask, shop: Workshop) -> DatasetFacts:
     """What the first rows of all sources are like, without splitting, weighting or packing them."""
     files = tuple(file.model_copy(update={"weight": 1.0}) for file in task.train_files)
     update = {"row_limit": SAMPLE_ROWS, "eval_fraction": 0.0, "eval_files": (), "train_files": files}
-    sample = task.model_copy(update=update)
-    prepared = prepare(sample, shop)[1]
+    return dataset_facts(prepare(task.model_copy(update=update), shop)[1], sampled=True)
+
+
+def dataset_facts(prepared: Prepared, *, sampled: bool) -> DatasetFacts:
+    """What the plan needs to know of the rows."""
     train = prepared.train
     return DatasetFacts(
         rows=train.rows,
-        sampled=train.rows + train.dropped_rows == SAMPLE_ROWS,
+        sampled=sampled,
         mean_tokens=train.tokens / train.rows,
         max_tokens=train.max_tokens,
         trained_share=train.trained_tokens / train.tokens,
@@ -86,6 +104,20 @@ def prepare(task: PrepareTask, shop: Workshop) -> tuple[Path, Prepared]:
             out.rename(folder)
             out.mkdir()  # for the context manager to remove
     return folder, read_record(folder / "prepared.json", Prepared)
+
+
+def preview(task: PrepareTask, rows: int, shop: Workshop) -> Preview:
+    """The first *rows* of *task* as the model sees them.
+
+    Raises:
+        BadData: one of them cannot be used.
+    """
+    shop.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=shop.cache, prefix=".preview-") as scratch:
+        out = Path(scratch)
+        write_json(out / "task.json", task.model_copy(update={"row_limit": rows}))
+        Child("job.prepare.preview", [out / "task.json", out], out / "error.json", shop.log, shop.env).wait(shop.stop)
+        return read_record(out / "preview.json", Preview)
 
 
 _LOCAL_PATHS: dict[str, Any] = {

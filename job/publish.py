@@ -16,19 +16,21 @@ from job.spec import JobSpec
 from job.storage import StoredFile
 
 MANIFEST_VERSION = 1
+REPORTS = ("metrics.json", "dataset_report.json")
 # Only these leave the adapter's folder: training_args.bin, say, would carry tokens.
 _ADAPTER_SUFFIXES = (".safetensors", ".json", ".jinja", ".md", ".model", ".txt")
 
 
 def publish(outputs: list[Output], run_dir: RunDir, spec: JobSpec, attempt: int) -> None:
-    """Publish the adapter and metrics of *run_dir* to every output, the primary first.
+    """Publish the adapter and reports of *run_dir* to every output, the primary first.
 
     Raises:
         JobError: the primary could not be written; UploadIncomplete: a secondary could not.
     """
     primary, *secondaries = outputs
     adapter = {path.name: path for path in sorted(run_dir.adapter.iterdir()) if path.suffix in _ADAPTER_SUFFIXES}
-    result = Result(adapter, run_dir.metrics, {"fingerprint": spec.fingerprint, "attempt": attempt})
+    reports = {path.name: path for path in (run_dir.metrics, run_dir.dataset_report)}
+    result = Result(adapter, reports, {"fingerprint": spec.fingerprint, "attempt": attempt})
     _publish_one(primary, result)
     _publish_secondaries(secondaries, result, spec)
 
@@ -45,18 +47,18 @@ def copy_to_secondaries(outputs: list[Output], manifest: dict[str, Any], spec: J
         files = [StoredFile(path, facts["size"], facts["sha256"]) for path, facts in manifest["files"].items()]
         primary.result.fetch(files, scratch)
         local = {file.path.removeprefix(primary.adapter_prefix): scratch / file.path for file in files}
-        metrics = local.pop("metrics.json")
+        reports = {name: local.pop(name) for name in REPORTS}
         facts = {"fingerprint": spec.fingerprint, "attempt": manifest["attempt"]}
-        _publish_secondaries(missing, Result(local, metrics, facts), spec)
+        _publish_secondaries(missing, Result(local, reports, facts), spec)
     return [output.text for output in missing]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What is published: the adapter's files by name, the metrics, and what the manifest says of the run."""
+    """What is published: the adapter's files and the reports by name, and what the manifest says of the run."""
 
     adapter: Mapping[str, Path]
-    metrics: Path
+    reports: Mapping[str, Path]
     facts: Mapping[str, Any]
 
 
@@ -78,7 +80,7 @@ def _publish_secondaries(outputs: list[Output], result: Result, spec: JobSpec) -
 
 def _publish_one(output: Output, result: Result) -> None:
     adapter = {output.adapter_prefix + name: path for name, path in result.adapter.items()}
-    files = adapter | {"metrics.json": result.metrics}
+    files = adapter | dict(result.reports)
     output.result.publish(files, make_manifest(files, result.facts))
 
 

@@ -7,10 +7,14 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["bf16", "fp16", "fp32"]
 Strategy = Literal["single", "ddp", "cpu"]
+Format = Literal[
+    "messages", "sharegpt", "prompt-completion", "alpaca", "text", "preference", "unpaired-preference", "prompt-only"
+]
+Allowance = Literal["truncation", "nothing_to_learn", "untrained_end"]
 
 
 class Record(BaseModel):
@@ -52,7 +56,7 @@ class ModelFacts(Record):
 
 
 class DatasetFacts(Record):
-    """Row and token counts, from the first rows or from all of them."""
+    """Row and token counts, from all rows or, *sampled*, from the first ones."""
 
     rows: int
     sampled: bool
@@ -103,6 +107,14 @@ class DataFile(Record):
     weight: float = 1.0  # how many times an epoch holds each of its rows
 
 
+class GateSettings(Record):
+    """What the data gate lets through."""
+
+    bad_rows: Literal["fail", "skip"]
+    max_bad_fraction: float
+    allow: tuple[Allowance, ...]
+
+
 class PrepareTask(Record):
     """What ``job.prepare`` is asked to do."""
 
@@ -111,6 +123,9 @@ class PrepareTask(Record):
     tokenizer: Path
     tokenizer_identity: str
     columns: dict[str, str]
+    format: Format | None
+    response_template: str | None
+    gate: GateSettings
     max_length: int
     eval_fraction: float
     seed: int
@@ -127,7 +142,19 @@ class SplitStats(Record):
     trained_tokens: int
     max_tokens: int
     truncated_rows: int
+    truncated_tokens: int  # cut off
     dropped_rows: int  # nothing left to learn after truncation
+    dropped_tokens: int  # in dropped rows, after truncation
+
+
+class Findings(Record):
+    """What the data gate counted over all rows."""
+
+    bad_rows: int = Field(description="Rows that cannot be used; left out with JOB_BAD_ROWS=skip.")
+    first_bad_rows: tuple[str, ...] = Field(description="The first 20 of them, each with file, line and reason.")
+    duplicate_rows: int = Field(description="Training rows whose content stands in an earlier one.")
+    rows_in_train_and_eval: int = Field(description="Evaluation rows whose content is trained on too.")
+    oddities: dict[str, int] = Field(description="What is unusual about conversations, and in how many rows.")
 
 
 class Prepared(Record):
@@ -137,6 +164,31 @@ class Prepared(Record):
     format_reason: str
     train: SplitStats
     eval: SplitStats | None
+    findings: Findings
+
+
+class PreviewPiece(Record):
+    """A stretch of a row: its text with special tokens visible, and whether it carries loss."""
+
+    text: str
+    trained: bool
+
+
+class PreviewRow(Record):
+    """One row as the model sees it."""
+
+    where: str
+    tokens: int
+    trained_tokens: int
+    pieces: tuple[PreviewPiece, ...]
+
+
+class Preview(Record):
+    """The first rows, for a person to look at."""
+
+    format: str
+    format_reason: str
+    rows: tuple[PreviewRow, ...]
 
 
 class TrainTask(Record):

@@ -10,7 +10,8 @@ from pydantic_core import PydanticUndefined
 import job.errors
 from job.environment import variable
 from job.errors import ERROR_CLASSES
-from job.records import Record
+from job.records import Findings, Record
+from job.report.dataset import DatasetReport, SplitReport
 from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TrainMetrics
 from job.spec import JobSpec
 
@@ -57,7 +58,7 @@ def environment_markdown() -> str:
         extra: dict[str, Any] = info.json_schema_extra  # type: ignore[assignment]
         mark = "●" if extra["changes_result"] else ""
         rows.append(
-            f"| `{variable(name)}` | {_default(info.default)} | {_cell(info.description or '')} "
+            f"| `{variable(name)}` | {_default(name, info.default)} | {_cell(info.description or '')} "
             f"| {_cell(extra['why'])} | {mark} |"
         )
     return _GRAMMAR + "\n" + "\n".join(rows) + "\n\n" + _SECRETS
@@ -75,12 +76,23 @@ def exit_codes_markdown() -> str:
 
 def metrics_markdown() -> str:
     """One table per record of ``metrics.json``."""
-    parts = ["# metrics.json\n\nGenerated from `job/report/metrics.py` by `make generate`.\n"]
-    for title, record in _METRICS_TABLES.items():
+    head = "# metrics.json\n\nGenerated from `job/report/metrics.py` by `make generate`.\n"
+    tail = "`plan`, `hardware` and `proof` are the records of the same name in `job/records.py`.\n"
+    return "\n".join([head, *_tables(_METRICS_TABLES), tail])
+
+
+def dataset_report_markdown() -> str:
+    """One table per record of ``dataset_report.json``."""
+    head = "# dataset_report.json\n\nGenerated from `job/report/dataset.py` by `make generate`.\n"
+    return "\n".join([head, *_tables(_DATASET_TABLES)])
+
+
+def _tables(records: dict[str, type[Record]]) -> list[str]:
+    tables = []
+    for title, record in records.items():
         rows = [f"| `{name}` | {_cell(info.description or '')} |" for name, info in record.model_fields.items()]
-        parts.append("\n".join([f"## {title}\n", "| field | meaning |", "|---|---|", *rows, ""]))
-    parts.append("`plan`, `hardware` and `proof` are the records of the same name in `job/records.py`.\n")
-    return "\n".join(parts)
+        tables.append("\n".join([f"## {title}\n", "| field | meaning |", "|---|---|", *rows, ""]))
+    return tables
 
 
 _METRICS_TABLES: dict[str, type[Record]] = {
@@ -90,6 +102,11 @@ _METRICS_TABLES: dict[str, type[Record]] = {
     "train": TrainMetrics,
     "eval": EvalMetrics,
 }
+_DATASET_TABLES: dict[str, type[Record]] = {
+    "The file": DatasetReport,
+    "train and eval": SplitReport,
+    "findings": Findings,
+}
 
 
 def _tree_lines() -> list[str]:
@@ -97,8 +114,8 @@ def _tree_lines() -> list[str]:
     return [line for line in text.splitlines() if line.strip().startswith(("├──", "└──"))]
 
 
-def _default(value: Any) -> str:
-    if value is PydanticUndefined:
+def _default(name: str, value: Any) -> str:
+    if value is PydanticUndefined or name == "output_uri":
         return "required"
     if value is None or value in ({}, ()):
         return ""
@@ -117,4 +134,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "environment.md": environment_markdown,
     "exit-codes.md": exit_codes_markdown,
     "metrics.md": metrics_markdown,
+    "dataset-report.md": dataset_report_markdown,
 }

@@ -27,6 +27,7 @@ class RunDir:
         self.worker_log = root / "worker.log"
         self.adapter = root / "adapter"
         self.metrics = root / "metrics.json"
+        self.dataset_report = root / "dataset_report.json"
         self.checkpoints = root / "checkpoints"
 
     def error(self, rank: int) -> Path:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from job.records import Allowance, Format
 from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
 from job.uri import parse_uri
 
@@ -18,7 +19,10 @@ Scheduler = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
 Weight = Annotated[float, Field(gt=0, le=100)]
-Column = Literal["messages", "prompt", "completion", "instruction", "input", "output", "text"]
+Column = Literal[
+    "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text", "chosen", "rejected",
+    "label",
+]  # fmt: skip
 
 
 def _model_uri(text: str) -> str:
@@ -94,7 +98,9 @@ class JobSpec(BaseModel):
         "row twice, 2.5 every row twice and half of them once more. Rows held out by `JOB_EVAL_FRACTION` stand once.",
         why="every row once",
     )
-    output_uri: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_output_uris)] = setting(
+    # Not every verb needs one, so its absence is found by load_spec.
+    output_uri: Annotated[tuple[str, ...], AfterValidator(_output_uris)] = setting(
+        (),
         doc="Where the result goes: `s3://bucket/prefix`, `hf://org/name` or a folder. Several, separated by commas: "
         "the first is primary and names the run, the others receive a copy of the finished result.",
         changes_result=False,
@@ -107,8 +113,39 @@ class JobSpec(BaseModel):
     columns: dict[Column, str] = setting(
         {},
         doc="Maps the names the job knows to the names in the data: `prompt=question,completion=answer`. Known: "
-        "`messages`; `prompt` and `completion`; `instruction`, `input` and `output`; `text`.",
+        "`messages`; `conversations`; `prompt` and `completion`; `instruction`, `input` and `output`; `text`; `chosen` "
+        "and `rejected`; `label`.",
         why="the names are used as they are",
+    )
+    format: Format | None = setting(
+        None,
+        doc="Format of the rows: `messages`, `sharegpt`, `prompt-completion`, `alpaca`, `text`, `preference`, "
+        "`unpaired-preference` or `prompt-only`.",
+        why="recognised by the columns of the first row",
+    )
+    response_template: str | None = setting(
+        None,
+        doc="For `text` rows: loss only on what follows the last occurrence of this text, such as `### Response:`.",
+        why="all of the text is learned",
+    )
+    bad_rows: Literal["fail", "skip"] = setting(
+        "fail",
+        doc="What to do with rows that cannot be used.",
+        why="a broken row is mostly the sign of a broken export",
+    )
+    max_bad_fraction: float = setting(
+        0.01,
+        doc="With `JOB_BAD_ROWS=skip`, the share of rows that may be skipped; always, the share that may have nothing "
+        "to learn.",
+        why="1 %",
+        ge=0,
+        le=1,
+    )
+    allow: tuple[Allowance, ...] = setting(
+        (),
+        doc="Findings of the data gate to accept: `truncation` (more than half of the rows cut), `nothing_to_learn` "
+        "(too many rows without a trained token), `untrained_end` (the end-of-turn token is never learned).",
+        why="each of them wastes the run",
     )
     eval_fraction: float = setting(
         0.0,
@@ -186,6 +223,9 @@ class JobSpec(BaseModel):
         {}, doc='Any other field of TRL\'s `SFTConfig`, as JSON: `{"neftune_noise_alpha": 5}`.'
     )
 
+    check_rows: int | None = setting(
+        None, doc="For the verb `check`: rows to look at.", why="all of them", changes_result=False, ge=1
+    )
     strategy: Literal["auto", "single", "ddp", "cpu"] = setting(
         "auto",
         doc="How to use the GPUs; `cpu` runs without one, whatever the model's size.",

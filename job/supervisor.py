@@ -6,11 +6,9 @@ Nothing here imports torch: this process survives a worker that dies, and refuse
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,33 +16,24 @@ from job.child import as_job_error
 from job.console import Console
 from job.errors import BadSpec, Interrupted, JobError, OutputTaken
 from job.events import EventLog, EventTail, LineTail
-from job.facts.hardware import inspect_hardware
-from job.inputs import ModelSource, Source, find_dataset, find_model
+from job.inputs import ModelSource
+from job.inspection import Inputs, find_inputs
 from job.launch import run_training
 from job.outcome import failure, success, upload_error
 from job.output import Attempt, Output
-from job.plan import check_host, make_plan
-from job.preparation import PackingProbeRun, Workshop, make_task, prepare, prepare_sample
+from job.plan import make_plan
+from job.preparation import PackingProbeRun, make_task, open_workshop, prepare, prepare_sample
 from job.processes import StopRequest, Task, adopt_orphans, end_descendants
 from job.publish import copy_to_secondaries, publish
-from job.records import Facts, HardwareFacts, Outcome, Plan, Prepared, PrepareTask, TrainResult, TrainTask
+from job.records import Facts, Outcome, Plan, Prepared, PrepareTask, TrainResult, TrainTask
 from job.redact import Redactor
+from job.report.dataset import make_dataset_report
 from job.report.metrics import make_metrics
 from job.report.model_card import model_card
 from job.rundir import RunDir, read_record, write_bytes, write_json
 from job.spec import JobSpec
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the job was given and what it runs on, each looked into but not yet fetched."""
-
-    hardware: HardwareFacts
-    model: ModelSource
-    train: tuple[Source, ...]
-    held_out: Source | None
 
 
 class Supervisor:
@@ -57,7 +46,7 @@ class Supervisor:
         work_dir = spec.work_dir.absolute()
         self._run_dir = RunDir(work_dir / "runs" / hashlib.sha256(spec.output_uri[0].encode()).hexdigest()[:16])
         self._log = EventLog(self._run_dir.log)
-        self._shop = Workshop(work_dir / "cache", self._run_dir.root / "prepare.log", self._child_env(), stop)
+        self._shop = open_workshop(spec, env, self._run_dir.root / "prepare.log", stop)
         self._phase, self._phases_s = "start", dict[str, float]()
         self._attempt: Attempt | None = None
 
@@ -82,7 +71,7 @@ class Supervisor:
             manifests = self._wait(lambda: [output.manifest(spec.fingerprint) for output in outputs])
             if manifests[0]:
                 return self._already_finished(outputs, manifests[0])
-            inputs = self._find_inputs()
+            inputs = find_inputs(spec, self._env, self._stop)
             for output in outputs:
                 self._wait(output.probe_write)
         with self._exclusive():
@@ -116,17 +105,9 @@ class Supervisor:
         metrics = make_metrics(self._spec, facts, plan, prepared, result, revisions, self._phases_s)
         card = model_card(metrics, output.adapter_location)
         write_bytes(self._run_dir.adapter / "README.md", card.encode())
+        report = make_dataset_report(self._spec, prepared, revisions, plan)
+        write_json(self._run_dir.dataset_report, report)
         write_json(self._run_dir.metrics, metrics)
-
-    def _find_inputs(self) -> Inputs:
-        """Read of every input what little shows that it can be read."""
-        spec, hardware = self._spec, inspect_hardware(self._env)
-        model = self._wait(lambda: find_model(spec.model))
-        check_host(spec, hardware, model.facts.parameters)
-        train = self._wait(lambda: tuple(find_dataset(uri) for uri in spec.dataset_uri))
-        eval_uri = spec.eval_dataset_uri
-        held_out = self._wait(lambda: find_dataset(eval_uri)) if eval_uri else None
-        return Inputs(hardware, model, train, held_out)
 
     def _gather(self, inputs: Inputs, task: PrepareTask) -> Facts:
         probe = None if self._spec.packing is False else PackingProbeRun(task.tokenizer / "config.json", self._shop)
@@ -164,7 +145,7 @@ class Supervisor:
             for line in output.new() if self._spec.log_level == "debug" else ():
                 self._console.say(line)
 
-        run_training(plan, self._run_dir, self._child_env(), self._spec.grace_s, self._stop, watch)
+        run_training(plan, self._run_dir, self._shop.env, self._spec.grace_s, self._stop, watch)
         result = read_record(self._run_dir.train_result, TrainResult)
         if result.status == "stopped":
             name = self._stop.signal.name if self._stop.signal else "The stop file"
@@ -197,12 +178,6 @@ class Supervisor:
 
     def _wait(self, call: Callable[[], T]) -> T:
         return Task(call).result(self._stop)
-
-    def _child_env(self) -> dict[str, str]:
-        """The environment without this job's settings, which children read from RunDir, and with its code in reach."""
-        env = {name: value for name, value in self._env.items() if not name.startswith("JOB_")}
-        path = [str(Path(__file__).resolve().parent.parent), env.get("PYTHONPATH", "")]
-        return env | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
     @property
     def _attempt_number(self) -> int | None:

@@ -1,16 +1,39 @@
-"""Which format the rows have, and each row as what is to be learned."""
+"""Which format the rows have, and each row as what is to be learned.
 
+Names are those of TRL's dataset formats, with ShareGPT and alpaca beside them.
+"""
+
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from job.errors import BadData
 from job.prepare.read import Row
+from job.records import Format
 
-Format = Literal["messages", "prompt-completion", "alpaca", "text"]
 Message = dict[str, Any]
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+# ShareGPT names its speakers freely; these are the spellings that published sets use.
+_SHAREGPT_ROLES = {
+    "system": "system", "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant",
+    "bing": "assistant", "bard": "assistant", "model": "assistant", "assistant": "assistant", "tool": "tool",
+    "observation": "tool", "function": "tool",
+}  # fmt: skip
+# Columns that each format needs, the most telling first: a row with chosen and rejected is a preference whatever else
+# it has.
+_NEEDS: dict[Format, tuple[str, ...]] = {
+    "preference": ("chosen", "rejected"),
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "unpaired-preference": ("prompt", "completion", "label"),
+    "prompt-completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "text": ("text",),
+    "prompt-only": ("prompt",),
+}
+_TRAINABLE: tuple[Format, ...] = ("messages", "sharegpt", "prompt-completion", "alpaca", "text")
 
 
 @dataclass(frozen=True)
@@ -19,6 +42,7 @@ class Chat:
 
     messages: list[Message]
     prompt_turns: int | None
+    tools: list[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,80 +56,131 @@ class Text:
 Example = Chat | Text
 
 
-def recognise(row: Row, columns: Mapping[str, str], has_chat_template: bool) -> tuple[Format, str]:
+@dataclass(frozen=True)
+class Reading:
+    """How rows are to be read: the settings and what the tokenizer can do."""
+
+    columns: Mapping[str, str]
+    format: Format | None  # None: recognise it
+    response_template: str | None
+    has_chat_template: bool
+
+    def column(self, name: str) -> str:
+        """What the data calls *name*."""
+        return self.columns.get(name, name)
+
+
+def recognise(row: Row, reading: Reading) -> tuple[Format, str]:
     """The format of *row*, with the reason.
 
     Raises:
-        BadData: no known column is there, or the format needs a chat template that the tokenizer lacks.
+        BadData: no known column is there, or the format cannot be trained on as things are.
     """
-    names = {known for known in _KNOWN if columns.get(known, known) in row.fields}
-    for mapped, column in columns.items():
+    for mapped, column in reading.columns.items():
         if column not in row.fields:
-            found = ", ".join(map(repr, row.fields))
-            raise BadData(f"{row.where}: JOB_COLUMNS maps {mapped} to {column!r}, but the columns are {found}.")
-    format_ = _first_format(names)
+            raise BadData(f"{row.where}: JOB_COLUMNS maps {mapped} to {column!r}, but the columns are {_names(row)}.")
+    format_ = reading.format or _by_columns(row, reading)
     if format_ is None:
         raise BadData(
-            f"{row.where}: no known format in columns {', '.join(map(repr, row.fields))}.",
-            "Map them: JOB_COLUMNS=prompt=question,completion=answer. Known: messages; prompt and completion; "
-            "instruction, input and output; text.",
+            f"{row.where}: no known format in columns {_names(row)}.",
+            "Map them: JOB_COLUMNS=prompt=question,completion=answer. Known: messages; conversations; prompt and "
+            "completion; instruction, input and output; text; chosen and rejected.",
         )
-    if format_ == "messages" and not has_chat_template:
+    if format_ not in _TRAINABLE:
         raise BadData(
-            f"{row.where}: rows have 'messages', but the tokenizer of JOB_MODEL has no chat template.",
+            f"{row.where}: the rows are of format {format_!r}, which JOB_METHOD=sft cannot learn from.",
+            "Map an answer column: JOB_COLUMNS=prompt=…,completion=…, or set JOB_FORMAT.",
+        )
+    if format_ in ("messages", "sharegpt") and not reading.has_chat_template:
+        raise BadData(
+            f"{row.where}: rows are conversations, but the tokenizer of JOB_MODEL has no chat template.",
             "Use the model's instruct version, or rows with prompt and completion.",
         )
-    return format_, "columns " + " and ".join(repr(columns.get(name, name)) for name in _NEEDS[format_])
+    return format_, _reason(format_, reading)
 
 
-_KNOWN = ("messages", "prompt", "completion", "instruction", "input", "output", "text")
-_NEEDS: dict[Format, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "prompt-completion": ("prompt", "completion"),
-    "alpaca": ("instruction", "output"),
-    "text": ("text",),
-}
+def _reason(format_: Format, reading: Reading) -> str:
+    if reading.format:
+        return f"JOB_FORMAT={format_}"
+    return "columns " + " and ".join(repr(reading.column(name)) for name in _NEEDS[format_])
 
 
-def _first_format(names: set[str]) -> Format | None:
-    return next((format_ for format_, needs in _NEEDS.items() if names.issuperset(needs)), None)
+def _by_columns(row: Row, reading: Reading) -> Format | None:
+    for format_, needs in _NEEDS.items():
+        if all(reading.column(name) in row.fields for name in needs):
+            return _dialect(row, reading, format_)
+    return None
 
 
-def to_example(row: Row, format_: Format, columns: Mapping[str, str], has_chat_template: bool) -> Example:
+def _dialect(row: Row, reading: Reading, format_: Format) -> Format:
+    """ShareGPT is told from messages by its keys, not by the column's name: both names are used for both."""
+    if format_ not in ("messages", "sharegpt"):
+        return format_
+    turns = row.fields[reading.column("messages" if format_ == "messages" else "conversations")]
+    first = turns[0] if isinstance(turns, list) and turns else {}
+    if isinstance(first, dict) and "from" in first:
+        return "sharegpt"
+    return "messages" if isinstance(first, dict) and "role" in first else format_
+
+
+def to_example(row: Row, format_: Format, reading: Reading) -> Example:
     """*row* as what is to be learned.
 
     Raises:
-        BadData: a column is missing or not of the expected kind.
+        BadData: a column is missing or not of the expected kind, or there is nothing to learn in it.
     """
 
     def field(name: str) -> Any:
-        return row.fields.get(columns.get(name, name))
+        return row.fields.get(reading.column(name))
 
     match format_:
-        case "messages":
-            messages = _messages(row, columns.get("messages", "messages"), field("messages"))
-            if not any(message["role"] == "assistant" for message in messages):
-                raise BadData(f"{row.where}: 'messages' has no assistant turn to learn from.")
-            return Chat(messages, prompt_turns=None)
+        case "messages" | "sharegpt":
+            return _conversation(row, format_, reading)
         case "prompt-completion" if isinstance(field("prompt"), list):
-            prompt = _messages(row, "prompt", field("prompt"))
-            return Chat(prompt + _messages(row, "completion", field("completion")), prompt_turns=len(prompt))
+            prompt = _messages(row, reading.column("prompt"), field("prompt"))
+            answer = _messages(row, reading.column("completion"), field("completion"))
+            return Chat(prompt + answer, len(prompt), _tools(row))
         case "prompt-completion":
-            prompt_text = _string(row, columns.get("prompt", "prompt"), field("prompt"))
-            return Text(
-                prompt_text, prompt_text + _filled(row, columns.get("completion", "completion"), field("completion"))
-            )
+            question = _string(row, reading.column("prompt"), field("prompt"))
+            return Text(question, question + _filled(row, reading.column("completion"), field("completion")))
         case "alpaca":
-            return _alpaca(row, columns, field, has_chat_template)
-        case "text":
-            return Text(None, _filled(row, columns.get("text", "text"), field("text")))
+            return _alpaca(row, reading)
+        case _:
+            return _text(row, reading)
 
 
-def _alpaca(row: Row, columns: Mapping[str, str], field: Any, has_chat_template: bool) -> Example:
-    instruction = _filled(row, columns.get("instruction", "instruction"), field("instruction"))
-    context = _string(row, columns.get("input", "input"), field("input") or "")
-    output = _filled(row, columns.get("output", "output"), field("output"))
-    if has_chat_template:
+def _conversation(row: Row, format_: Format, reading: Reading) -> Chat:
+    column = reading.column("messages")
+    if column not in row.fields:
+        column = reading.column("conversations")
+    turns = row.fields.get(column)
+    messages = _messages(row, column, _from_sharegpt(row, column, turns) if format_ == "sharegpt" else turns)
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadData(f"{row.where}: {column!r} has no assistant turn to learn from.")
+    return Chat(messages, None, _tools(row))
+
+
+def _from_sharegpt(row: Row, column: str, turns: Any) -> Any:
+    if not isinstance(turns, list):
+        return turns
+    messages = []
+    for index, turn in enumerate(turns):
+        place = f"{column}[{index}]"
+        if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
+            raise BadData(f"{row.where}: {place} should be an object with 'from' and 'value', found {describe(turn)}.")
+        role = _SHAREGPT_ROLES.get(str(turn["from"]).lower())
+        if role is None:
+            raise BadData(f"{row.where}: {place} is from {turn['from']!r}; expected {', '.join(_SHAREGPT_ROLES)}.")
+        messages.append({"role": role, "content": turn["value"]})
+    return messages
+
+
+def _alpaca(row: Row, reading: Reading) -> Example:
+    fields, column = row.fields, reading.column
+    instruction = _filled(row, column("instruction"), fields.get(column("instruction")))
+    context = _string(row, column("input"), fields.get(column("input")) or "")
+    output = _filled(row, column("output"), fields.get(column("output")))
+    if reading.has_chat_template:
         request = f"{instruction}\n\n{context}" if context else instruction
         turns = [{"role": "user", "content": request}, {"role": "assistant", "content": output}]
         return Chat(turns, prompt_turns=1)
@@ -114,27 +189,54 @@ def _alpaca(row: Row, columns: Mapping[str, str], field: Any, has_chat_template:
     return Text(prompt, prompt + output)
 
 
+def _text(row: Row, reading: Reading) -> Text:
+    column = reading.column("text")
+    text = _filled(row, column, row.fields.get(column))
+    if reading.response_template is None:
+        return Text(None, text)
+    before, mark, answer = text.rpartition(reading.response_template)
+    if not mark:
+        raise BadData(f"{row.where}: {column!r} does not contain JOB_RESPONSE_TEMPLATE={reading.response_template!r}.")
+    if not answer.strip():
+        raise BadData(f"{row.where}: nothing follows JOB_RESPONSE_TEMPLATE in {column!r}.")
+    return Text(before + mark, text)
+
+
+def _tools(row: Row) -> list[Any] | None:
+    """The row's tool definitions: a list, or JSON of one, as TRL takes them."""
+    tools = row.fields.get("tools")
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise BadData(f"{row.where}: 'tools' is not valid JSON ({error}).") from error
+    if tools is not None and not isinstance(tools, list):
+        raise BadData(f"{row.where}: 'tools' should be a list of tool definitions, found {describe(tools)}.")
+    return tools or None
+
+
 def _messages(row: Row, column: str, value: Any) -> list[Message]:
     if not isinstance(value, list) or not value:
-        raise BadData(f"{row.where}: {column!r} should be a list of messages, found {_describe(value)}.")
+        raise BadData(f"{row.where}: {column!r} should be a list of messages, found {describe(value)}.")
     return [_message(row, f"{column}[{index}]", message) for index, message in enumerate(value)]
 
 
 def _message(row: Row, place: str, message: Any) -> Message:
-    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-        raise BadData(
-            f"{row.where}: {place} should be an object with 'role' and 'content', found {_describe(message)}."
-        )
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    if not isinstance(message, dict) or "role" not in message or not ("content" in message or calls):
+        raise BadData(f"{row.where}: {place} should be an object with 'role' and 'content', found {describe(message)}.")
     if message["role"] not in _ROLES:
         raise BadData(f"{row.where}: {place} has role {message['role']!r}; expected {', '.join(_ROLES)}.")
-    if not isinstance(message["content"], str):
-        raise BadData(f"{row.where}: {place} has content {_describe(message['content'])}; expected a string.")
-    return message
+    content = message.get("content")
+    if not isinstance(content, str) and not (content is None and calls):
+        raise BadData(f"{row.where}: {place} has content {describe(content)}; expected a string.")
+    # Parquet gives every message all columns of the file: what is null was not there.
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _string(row: Row, column: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise BadData(f"{row.where}: {column!r} should be a string, found {_describe(value)}.")
+        raise BadData(f"{row.where}: {column!r} should be a string, found {describe(value)}.")
     return value
 
 
@@ -144,6 +246,11 @@ def _filled(row: Row, column: str, value: Any) -> str:
     return str(value)
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """*value* with its type, short enough for a sentence."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _names(row: Row) -> str:
+    return ", ".join(map(repr, row.fields))

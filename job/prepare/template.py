@@ -1,6 +1,7 @@
 """A model's chat template, and what a short conversation shows of it."""
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -43,6 +44,7 @@ class ChatTemplate:
         self._source = source
         self._special_tokens = special_tokens
         longest_first = sorted((token for token in added_tokens if token.strip()), key=len, reverse=True)
+        self._tools: list[Any] | None = None
         self._added = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._as_parts = self.by_markers = False
         self.writes_content = True
@@ -58,6 +60,12 @@ class ChatTemplate:
     def probe(self) -> list[Message]:
         """The conversation that the template was looked at with: two questions, each with its answer."""
         return [*self._lead, *_PROBE]
+
+    def with_tools(self, tools: list[Any] | None) -> "ChatTemplate":
+        """This template for a row that brings *tools*."""
+        template = copy.copy(self)
+        template._tools = tools
+        return template
 
     def render(self, messages: list[Message], generation_prompt: bool = False) -> str:
         """The text of *messages*. Raises whatever the template raises."""
@@ -79,7 +87,11 @@ class ChatTemplate:
         if self._as_parts:
             messages = [message | {"content": _part(message["content"])} for message in messages]
         texts, spans = render_jinja_template(
-            conversations=[messages], chat_template=self._source, **options, **self._special_tokens
+            conversations=[messages],
+            tools=self._tools,
+            chat_template=self._source,
+            **options,
+            **self._special_tokens,
         )
         return texts[0], spans[0] if spans else []
 

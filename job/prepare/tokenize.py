@@ -54,13 +54,18 @@ class RowTokenizer:
         """Whether rows with 'messages' teach the model to stop, as a short conversation showed when this was loaded."""
         return all(self.end_of_turn)
 
-    def __call__(self, examples: Sequence[tuple[str, Example]]) -> list[Tokens]:
-        """Tokenize (where, example) pairs.
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of *ids*, special tokens included."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def __call__(self, examples: Sequence[tuple[str, Example]]) -> list[Tokens | BadData]:
+        """Tokenize (where, example) pairs. In the place of a row that the chat template refuses, or whose assistant
+        turns cannot be told apart, stands the problem.
 
         Raises:
-            BadData: the chat template fails on a row, or its assistant turns cannot be told apart.
+            BadData: the tokenizer cannot serve any row.
         """
-        tokens: dict[int, Tokens] = {}
+        tokens: dict[int, Tokens | BadData] = {}
         texts = [(i, e) for i, (_, e) in enumerate(examples) if isinstance(e, Text)]
         chats = [(i, where, e) for i, (where, e) in enumerate(examples) if isinstance(e, Chat)]
         tokens.update(zip((i for i, _ in texts), self._texts([e for _, e in texts]), strict=True))
@@ -75,14 +80,16 @@ class RowTokenizer:
             for example, encoding in zip(examples, full, strict=True)
         ]
 
-    def _chats(self, examples: list[tuple[str, Chat]]) -> list[Tokens]:
-        rendered = [self._render_chat(where, example) for where, example in examples]
+    def _chats(self, examples: list[tuple[str, Chat]]) -> list[Tokens | BadData]:
+        outcomes = [self._render_chat(where, example) for where, example in examples]
+        rendered = [outcome for outcome in outcomes if not isinstance(outcome, BadData)]
         full = self._encode([text for text, _ in rendered], special=False)
         prompts = iter(self._encode([trained for _, trained in rendered if isinstance(trained, str)], special=False))
-        return [
+        tokens = iter(
             _after_prompt(encoding.ids, next(prompts).ids) if isinstance(trained, str) else _in_spans(encoding, trained)
             for encoding, (_, trained) in zip(full, rendered, strict=True)
-        ]
+        )
+        return [outcome if isinstance(outcome, BadData) else next(tokens) for outcome in outcomes]
 
     def _ended(self, text: str) -> str:
         """*text* with the end token that makes a model stop, as TRL appends it."""
@@ -91,19 +98,19 @@ class RowTokenizer:
             raise BadData("The tokenizer of JOB_MODEL has no eos_token, so the model could not learn to stop.")
         return text if text.endswith(end) else text + end
 
-    def _render_chat(self, where: str, example: Chat) -> tuple[str, str | list[Span]]:
-        """The text of a conversation, with its prompt's text or the spans of its assistant turns."""
-        template = self._usable_template(where)
+    def _render_chat(self, where: str, example: Chat) -> tuple[str, str | list[Span]] | BadData:
+        """The text of a conversation, with its prompt's text or the spans of its assistant turns; or the problem."""
         try:
+            template = self._usable_template(where).with_tools(example.tools)
             if example.prompt_turns is None:
                 return render_with_turns(template, where, example.messages)
             prompt = template.render(example.messages[: example.prompt_turns], generation_prompt=True)
             return template.render(example.messages), prompt
-        except BadData:
-            raise
+        except BadData as problem:
+            return problem
         except Exception as error:  # a template is a program of the model's author and may raise anything
             reason = f"{type(error).__name__}: {error}"
-            raise BadData(f"{where}: the chat template of JOB_MODEL refuses this row ({reason}).") from error
+            return BadData(f"{where}: the chat template of JOB_MODEL refuses this row ({reason}).")
 
     def _usable_template(self, where: str) -> ChatTemplate:
         template = self._template

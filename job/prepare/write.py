@@ -1,6 +1,5 @@
 """Token rows to an Arrow stream that every rank maps: ``input_ids``, ``labels`` and, when packed, ``seq_lengths``."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,11 +26,10 @@ class SplitWriter:
         self._window: list[Tokens] = []
         self._counts = dict.fromkeys(SplitStats.model_fields, 0)
 
-    def add(self, rows: Iterable[Tokens]) -> None:
-        for row in rows:
-            if (kept := self._cut(row)) is not None:
-                self._window.append(kept)
-        while len(self._window) >= WINDOW:
+    def add(self, row: Tokens) -> None:
+        if (kept := self._cut(row)) is not None:
+            self._window.append(kept)
+        if len(self._window) == WINDOW:
             self._flush()
 
     def __enter__(self) -> Self:
@@ -51,8 +49,10 @@ class SplitWriter:
         cut = Tokens(row.input_ids[: self._max_length], row.labels[: self._max_length])
         trained = int((cut.labels != IGNORED).sum())
         self._counts["truncated_rows"] += len(row.input_ids) > self._max_length
+        self._counts["truncated_tokens"] += len(row.input_ids) - len(cut.input_ids)
         if not trained:
             self._counts["dropped_rows"] += 1
+            self._counts["dropped_tokens"] += len(cut.input_ids)
             return None
         self._counts["rows"] += 1
         self._counts["tokens"] += len(cut.input_ids)
@@ -61,7 +61,7 @@ class SplitWriter:
         return cut
 
     def _flush(self) -> None:
-        rows, self._window = self._window[:WINDOW], self._window[WINDOW:]
+        rows, self._window = self._window, []
         if not rows:
             return
         groups = pack([len(row.input_ids) for row in rows], self._max_length) if self._packing else _alone(rows)

@@ -35,7 +35,10 @@ def test_from_s3_to_s3_over_two_processes(env, s3_server, rows):
     assert ended.code == 0, ended.shown
     files = s3_files(s3_server)
     manifest = json.loads(files["manifest.json"])
-    assert set(manifest["files"]) == {name for name in files if name.startswith("adapter/")} | {"metrics.json"}
+    assert set(manifest["files"]) == {name for name in files if name.startswith("adapter/")} | {
+        "metrics.json",
+        "dataset_report.json",
+    }
     assert "adapter/training_args.bin" not in files
     metrics = Metrics.model_validate_json(files["metrics.json"])
     assert (metrics.plan.strategy, metrics.plan.num_processes, metrics.train.steps) == ("ddp", 2, 4)

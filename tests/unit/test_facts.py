@@ -9,6 +9,7 @@ import pytest
 from job.errors import BadData, BadSpec, NotFound
 from job.facts import hardware
 from job.facts.dataset import choose_files
+from job.facts.gpus import parse_gpus
 from job.facts.model import inspect_model
 from job.inputs import find_dataset, find_model
 from job.storage import Snapshot, StoredFile, open_store
@@ -156,3 +157,24 @@ def test_an_empty_file_can_be_found(tmp_path):
     (tmp_path / "rows.jsonl").touch()
 
     assert [file.size for file in find_dataset(str(tmp_path / "rows.jsonl")).files] == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "name"),
+    [
+        ("8xH100-80GB", 8, "NVIDIA H100 80GB HBM3"),
+        ("H100:8", 8, "NVIDIA H100 80GB HBM3"),
+        ("l4", 1, "NVIDIA L4"),
+        ("2 x 4090", 2, "NVIDIA GeForce RTX 4090"),
+    ],
+)
+def test_gpus_are_read_as_platforms_write_them(text, count, name):
+    gpus = parse_gpus(text)
+
+    assert (len(gpus), gpus[0].name) == (count, name)
+
+
+@pytest.mark.parametrize("text", ["", "8x", "0xL4", "H100:0x", "2xH100:3", "GTX9", "-1xL4"])
+def test_gpus_that_cannot_be_read_are_refused_with_those_that_can(text):
+    with pytest.raises(ValueError, match="known are T4"):
+        parse_gpus(text)

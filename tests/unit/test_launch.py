@@ -13,9 +13,11 @@ import pytest
 from job.child import as_job_error
 from job.errors import BadData, Bug, GpuFault, Interrupted, UnsuitableHost
 from job.launch import launch_command, launch_env
+from job.preparation import open_workshop
 from job.processes import Child, StopRequest, Task, adopt_orphans, child_error, end_descendants
 from job.records import Plan, WorkerError
 from job.rundir import RunDir, write_json
+from job.spec import JobSpec
 
 
 def plan(**settings: object) -> Plan:
@@ -49,6 +51,16 @@ def test_workers_are_offline_and_know_when_there_is_no_gpu():
     assert env["HF_HUB_OFFLINE"] == "1"
     assert env["ACCELERATE_USE_CPU"] == "true"
     assert "CUDA_VISIBLE_DEVICES" not in env
+
+
+def test_child_processes_get_no_settings_and_no_credentials():
+    spec = JobSpec(model="org/m", dataset_uri="org/d")
+    secrets = dict.fromkeys(["HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"], "secret")
+
+    with StopRequest() as stop:
+        shop = open_workshop(spec, {"PATH": "/bin", "JOB_MODEL": "org/m", **secrets}, Path("/log"), stop)
+
+    assert set(shop.env) == {"PATH", "PYTHONPATH"}
 
 
 def report(path: Path, code: int, cause: str, rank: int, moment: float) -> Path:

@@ -1,6 +1,7 @@
 """Rows to tokens: what is read, how it is recognised, what carries loss, and what is refused with file and line."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from job.errors import BadData
-from job.prepare.__main__ import is_held_out, prepare
-from job.prepare.formats import Chat, Text, recognise, to_example
+from job.prepare.formats import Chat, Reading, Text, recognise, to_example
+from job.prepare.mix import content_hash, is_held_out
 from job.prepare.pack import pack
 from job.prepare.read import Row, read_rows
+from job.prepare.story import prepare
 from job.prepare.tokenize import IGNORED, RowTokenizer, Tokens
-from job.records import DataFile, PrepareTask
+from job.records import DataFile, GateSettings, PrepareTask
 from tests.unit.conftest import CHATML, MARKED, MakeTokenizer
 
 CHAT = [
@@ -25,6 +27,11 @@ CHAT = [
     {"role": "user", "content": "Bye"},
     {"role": "assistant", "content": "Ciao"},
 ]
+
+
+def reading(columns: dict[str, str] | None = None, **settings: object) -> Reading:
+    defaults = {"format": None, "response_template": None, "has_chat_template": True}
+    return Reading(columns or {}, **(defaults | settings))
 
 
 def file_of(tmp_path: Path, content: str | bytes, name: str = "rows.jsonl") -> tuple[DataFile, ...]:
@@ -96,25 +103,28 @@ def test_a_csv_row_with_too_few_fields_is_named(tmp_path):
         ({"instruction": "a", "input": "", "output": "b"}, {}, "alpaca"),
         ({"text": "a", "id": 1}, {}, "text"),
         ({"body": "a"}, {"text": "body"}, "text"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, {}, "sharegpt"),
+        ({"messages": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, {}, "sharegpt"),
+        ({"conversations": CHAT}, {}, "messages"),
     ],
 )
 def test_formats_are_recognised_by_their_columns(fields, columns, format_):
-    assert recognise(Row("f:1", fields), columns, has_chat_template=True)[0] == format_
+    assert recognise(Row("f:1", fields), reading(columns))[0] == format_
 
 
 def test_unknown_columns_are_refused_with_the_variable_that_maps_them():
     with pytest.raises(BadData, match=r"'question', 'answer'.*JOB_COLUMNS=prompt=question"):
-        recognise(Row("f:1", {"question": "a", "answer": "b"}), {}, has_chat_template=True)
+        recognise(Row("f:1", {"question": "a", "answer": "b"}), reading())
 
 
 def test_a_mapped_column_that_does_not_exist_is_named():
     with pytest.raises(BadData, match="maps prompt to 'qestion'"):
-        recognise(Row("f:1", {"question": "a"}), {"prompt": "qestion"}, has_chat_template=True)
+        recognise(Row("f:1", {"question": "a"}), reading({"prompt": "qestion"}))
 
 
 def test_messages_without_a_chat_template_are_refused():
     with pytest.raises(BadData, match="no chat template"):
-        recognise(Row("f:1", {"messages": CHAT}), {}, has_chat_template=False)
+        recognise(Row("f:1", {"messages": CHAT}), reading(has_chat_template=False))
 
 
 @pytest.mark.parametrize(
@@ -134,17 +144,17 @@ def test_messages_without_a_chat_template_are_refused():
 )
 def test_a_row_that_cannot_be_used_says_why(fields, reason):
     row = Row("rows.jsonl:7", fields)
-    format_ = recognise(row, {}, has_chat_template=True)[0]
+    format_ = recognise(row, reading())[0]
 
     with pytest.raises(BadData, match=rf"rows\.jsonl:7: .*{reason}"):
-        to_example(row, format_, {}, has_chat_template=True)
+        to_example(row, format_, reading())
 
 
 def test_alpaca_becomes_a_chat_where_the_model_has_a_template_and_text_where_not():
     row = Row("f:1", {"instruction": "Add.", "input": "1 2", "output": "3"})
 
-    chat = to_example(row, "alpaca", {}, has_chat_template=True)
-    text = to_example(row, "alpaca", {}, has_chat_template=False)
+    chat = to_example(row, "alpaca", reading())
+    text = to_example(row, "alpaca", reading(has_chat_template=False))
 
     assert isinstance(chat, Chat)
     assert chat.messages[0]["content"] == "Add.\n\n1 2"
@@ -202,15 +212,19 @@ def test_an_end_token_that_is_there_already_is_not_doubled(make_tokenizer: MakeT
 def test_a_template_that_rewrites_earlier_turns_is_refused_rather_than_guessed(make_tokenizer: MakeTokenizer):
     shifting = "{% for m in messages %}{{ m['role'] ~ loop.revindex ~ m['content'] }}{% endfor %}"
 
-    with pytest.raises(BadData, match=r"rows\.jsonl:9: .*cannot be told apart"):
-        RowTokenizer(make_tokenizer(shifting))([("rows.jsonl:9", Chat(CHAT, prompt_turns=None))])
+    (problem,) = RowTokenizer(make_tokenizer(shifting))([("rows.jsonl:9", Chat(CHAT, prompt_turns=None))])
+
+    assert isinstance(problem, BadData)
+    assert re.match(r"rows\.jsonl:9: .*cannot be told apart", problem.cause)
 
 
 def test_a_template_that_raises_is_blamed_with_the_row(make_tokenizer: MakeTokenizer):
     picky = "{{ raise_exception('no system turn') }}"
 
-    with pytest.raises(BadData, match=r"rows.jsonl:4: the chat template .* no system turn"):
-        RowTokenizer(make_tokenizer(picky))([("rows.jsonl:4", Chat(CHAT, prompt_turns=None))])
+    (problem,) = RowTokenizer(make_tokenizer(picky))([("rows.jsonl:4", Chat(CHAT, prompt_turns=None))])
+
+    assert isinstance(problem, BadData)
+    assert re.match(r"rows\.jsonl:4: the chat template .* no system turn", problem.cause)
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(make_tokenizer: MakeTokenizer):
@@ -219,7 +233,10 @@ def test_a_tokenizer_without_an_end_token_is_refused(make_tokenizer: MakeTokeniz
 
 
 def task(tmp_path: Path, tokenizer: Path, content: str, **settings: object) -> PrepareTask:
-    defaults = {"columns": {}, "max_length": 64, "eval_fraction": 0.0, "seed": 1, "packing": False}
+    defaults = {
+        "columns": {}, "format": None, "response_template": None, "max_length": 64, "eval_fraction": 0.0, "seed": 1,
+        "packing": False, "gate": GateSettings(bad_rows="fail", max_bad_fraction=1.0, allow=("truncation",)),
+    }  # fmt: skip
     files = file_of(tmp_path, content)
     return PrepareTask(train_files=files, tokenizer=tokenizer, tokenizer_identity="", **(defaults | settings))
 
@@ -301,9 +318,13 @@ def test_held_out_rows_are_picked_by_content_and_never_stand_on_both_sides(tmp_p
 
 def test_the_split_does_not_move_when_rows_are_added():
     rows = [Row(f"f:{index}", {"text": str(index)}) for index in range(100)]
+    held_out = {row.where for row in rows if is_held_out(content_hash(row, 42), 0.3)}
 
-    assert sum(is_held_out(row, 0.3, 42) for row in rows) == sum(is_held_out(row, 0.3, 42) for row in reversed(rows))
-    assert not any(is_held_out(row, 0.0, 42) for row in rows)
+    assert {row.where for row in rows[:50] if is_held_out(content_hash(row, 42), 0.3)} == held_out & {
+        row.where for row in rows[:50]
+    }
+    assert 10 < len(held_out) < 50
+    assert not any(is_held_out(content_hash(row, 42), 0.0) for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def run_dir(tmp_path: Path) -> RunDir:
     made = RunDir(tmp_path / "run")
     for name in ("adapter_model.safetensors", "adapter_config.json", "README.md", "training_args.bin"):
         write_bytes(made.adapter / name, name.encode())
-    write_bytes(made.metrics, b"{}")
+    for report in (made.metrics, made.dataset_report):
+        write_bytes(report, b"{}")
     return made
 
 

@@ -15,9 +15,10 @@ from job.facts.dataset import ROW_SUFFIXES, choose_files
 from job.facts.patterns import matches
 from job.facts.splits import splits_by_name
 from job.inputs import Source, data_files, find_dataset
-from job.prepare.__main__ import copies, is_held_out, prepare
+from job.prepare.mix import content_hash, copies, is_held_out
 from job.prepare.read import Row, read_rows
-from job.records import DataFile, PrepareTask
+from job.prepare.story import prepare
+from job.records import DataFile, GateSettings, PrepareTask
 from job.storage import Snapshot, StoredFile, open_store
 from job.uri import parse_uri
 from tests.unit.conftest import CHATML, MakeTokenizer
@@ -401,7 +402,7 @@ def test_a_weight_is_the_share_of_rows_that_an_epoch_holds(weight):
 
 def test_the_rows_a_weight_picks_do_not_depend_on_those_held_out():
     rows = [Row(f"f:{index}", {"text": str(index)}) for index in range(4000)]
-    trained = [row for row in rows if not is_held_out(row, 0.5, 42)]
+    trained = [row for row in rows if not is_held_out(content_hash(row, 42), 0.5)]
 
     assert sum(copies(row, 0.5, 42) for row in trained) == pytest.approx(len(trained) / 2, rel=0.1)
 
@@ -415,7 +416,10 @@ def sources_task(tmp_path: Path, tokenizer: Path, weights: tuple[float, ...], **
         DataFile(path=tmp_path / name, name=name, identity="", source=number, weight=weights[number])
         for number, name in enumerate(("a.jsonl", "b.jsonl"))
     )
-    defaults = {"columns": {}, "max_length": 64, "eval_fraction": 0.0, "seed": 1, "packing": False}
+    defaults = {
+        "columns": {}, "format": None, "response_template": None, "max_length": 64, "eval_fraction": 0.0, "seed": 1,
+        "packing": False, "gate": GateSettings(bad_rows="fail", max_bad_fraction=1.0, allow=()),
+    }  # fmt: skip
     return PrepareTask(train_files=files, tokenizer=tokenizer, tokenizer_identity="", **(defaults | settings))
 
 

@@ -186,6 +186,8 @@ class Shipped:
 
     def ours(self, messages: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
         (tokens,) = self.rows([("f:1", Chat(messages, prompt_turns=None))])
+        if isinstance(tokens, BadData):
+            raise tokens
         return tokens.input_ids.tolist(), tokens.labels.tolist()
 
     def theirs(self, messages: list[dict[str, Any]]) -> tuple[list[int], list[int]]:

@@ -1,0 +1,40 @@
+"""What every verb that touches data begins with: the machine, the model and the rows, looked into but not fetched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from job.facts.hardware import inspect_hardware
+from job.inputs import ModelSource, Source, find_dataset, find_model
+from job.plan import check_host
+from job.processes import StopRequest, Task
+from job.records import HardwareFacts
+from job.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the job was given and what it runs on."""
+
+    hardware: HardwareFacts
+    model: ModelSource
+    train: tuple[Source, ...]
+    held_out: Source | None
+
+
+def find_inputs(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, *, needs_host: bool = True) -> Inputs:
+    """Read of every input what little shows that it can be read. With *needs_host* this machine must be able to train.
+
+    Raises:
+        NotFound, AccessDenied, NetworkExhausted: an input cannot be reached.
+        BadSpec, BadData: it can, but not trained.
+        UnsuitableHost: this machine cannot train the model.
+        Interrupted: a signal arrived.
+    """
+    hardware = inspect_hardware(env)
+    model = Task(lambda: find_model(spec.model)).result(stop)
+    if needs_host:
+        check_host(spec, hardware, model.facts.parameters)
+    train = Task(lambda: tuple(find_dataset(uri) for uri in spec.dataset_uri)).result(stop)
+    eval_uri = spec.eval_dataset_uri
+    held_out = Task(lambda: find_dataset(eval_uri)).result(stop) if eval_uri else None
+    return Inputs(hardware, model, train, held_out)

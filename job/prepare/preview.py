@@ -1,0 +1,58 @@
+"""``python -m job.prepare.preview TASK_JSON OUT_DIR``: the first rows as the model sees them, in ``preview.json``."""
+
+import sys
+from itertools import groupby, islice
+from pathlib import Path
+
+from job.child import run_child
+from job.errors import BadData
+from job.prepare.formats import to_example
+from job.prepare.mix import in_turns, recognise_sources
+from job.prepare.story import make_reading
+from job.prepare.tokenize import IGNORED, RowTokenizer, Tokens
+from job.records import PrepareTask, Preview, PreviewPiece, PreviewRow
+from job.rundir import read_record, write_json
+
+
+def preview(task: PrepareTask) -> Preview:
+    """The first ``task.row_limit`` rows, cut at max_length as training would cut them.
+
+    Raises:
+        BadData: one of them cannot be used.
+    """
+    tokenizer = RowTokenizer(task.tokenizer)
+    reading = make_reading(task, tokenizer)
+    sources = recognise_sources(task, reading)
+    rows = []
+    for source, row in islice(in_turns(sources), task.row_limit):
+        if isinstance(row, BadData):
+            raise row
+        (tokens,) = tokenizer([(row.where, to_example(row, source.format, reading))])
+        if isinstance(tokens, BadData):
+            raise tokens
+        rows.append(_row(row.where, tokens, task.max_length, tokenizer))
+    return Preview(format=sources[0].format, format_reason=sources[0].reason, rows=tuple(rows))
+
+
+def _row(where: str, tokens: Tokens, max_length: int, tokenizer: RowTokenizer) -> PreviewRow:
+    ids, labels = tokens.input_ids[:max_length].tolist(), tokens.labels[:max_length].tolist()
+    pieces = []
+    for trained, pairs in groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORED):
+        text = tokenizer.decode([token for token, _ in pairs])
+        pieces.append(PreviewPiece(text=text, trained=trained))
+    return PreviewRow(
+        where=where, tokens=len(ids), trained_tokens=sum(label != IGNORED for label in labels), pieces=tuple(pieces)
+    )
+
+
+def main() -> None:
+    task_path, out = Path(sys.argv[1]), Path(sys.argv[2])
+
+    def story() -> None:
+        write_json(out / "preview.json", preview(read_record(task_path, PrepareTask)))
+
+    run_child(story, out / "error.json")
+
+
+if __name__ == "__main__":
+    main()

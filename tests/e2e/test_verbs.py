@@ -1,0 +1,103 @@
+"""`check` and `preview`: what can be known without a GPU, with the exit code of the run and without its traces."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.job import Ended, end, run, start
+
+
+def verb(env: dict[str, str], *argv: str) -> Ended:
+    began = time.monotonic()
+    return end(start(env, *argv), began)
+
+
+def test_a_check_says_that_all_is_well_and_never_claims_the_output(env, tmp_path):
+    ended = verb(env | {"JOB_STRATEGY": "cpu"}, "check")
+
+    assert ended.code == 0, ended.shown
+    for word in ("can be read", "can be written", "GiB", "64 rows", "strategy"):
+        assert word in ended.shown
+    assert not [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
+
+
+def test_without_a_gpu_the_plan_is_said_to_be_unchecked(env):
+    ended = verb(env, "check")
+
+    assert ended.code == 0, ended.shown
+    assert "not checked: no GPU is here" in ended.shown
+
+
+def test_a_plan_is_made_for_gpus_that_are_not_here(env):
+    ended = verb(env, "check", "--gpus", "2xA100-80GB")
+
+    assert ended.code == 0, ended.shown
+    assert "ddp over 2 processes on 2 × NVIDIA A100-SXM4-80GB" in ended.shown
+
+
+def test_a_gpu_that_is_not_known_is_78_with_those_that_are(env):
+    ended = verb(env, "check", "--gpus", "8xGTX9")
+
+    assert ended.code == 78
+    assert "A100-80GB" in ended.outcome["cause"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"JOB_LORA_RANK": "8"}, 78),
+        ({"JOB_MODEL": "/nowhere"}, 66),
+        ({"JOB_OUTPUT_URI": "/proc/graft"}, 77),
+        ({"JOB_DATASET_URI": "<broken>"}, 65),
+    ],
+)
+def test_a_check_gives_the_exit_code_that_the_run_gives(env, settings: dict[str, Any], code, bad_rows):
+    if settings.get("JOB_DATASET_URI") == "<broken>":
+        settings = {"JOB_DATASET_URI": bad_rows('{"question": "1", "answer": "2"}\n' * 1200 + "{broken\n")}
+
+    assert verb(env | settings, "check").code == code
+    assert run(env | settings).code == code
+
+
+def test_a_check_of_a_sample_looks_no_further(env, bad_rows):
+    broken = bad_rows('{"question": "1", "answer": "2"}\n' * 50 + "{broken\n")
+
+    ended = verb(env | {"JOB_DATASET_URI": broken, "JOB_CHECK_ROWS": "50"}, "check")
+
+    assert ended.code == 0, ended.shown
+    assert "the first 50" in ended.shown
+
+
+def test_a_preview_marks_what_carries_loss_and_needs_no_output(env, tmp_path):
+    process = start({name: value for name, value in env.items() if name != "JOB_OUTPUT_URI"}, "preview", "2")
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0, err
+    assert "prompt-completion (columns 'question' and 'answer')" in out
+    assert out.count("── rows.jsonl:") == 2
+    assert "?⟦" in out, "the loss begins after the question"
+    assert "<|im_end|>⟧" in out, "the end token is learned"
+    assert json.loads(out.splitlines()[-1])["code"] == 0
+
+
+def test_a_preview_of_a_row_that_cannot_be_used_names_it(env, bad_rows):
+    ended = verb(env | {"JOB_DATASET_URI": bad_rows('{"question": 3, "answer": "2"}\n')}, "preview")
+
+    assert ended.code == 65
+    assert "bad.jsonl:1" in ended.outcome["cause"]
+
+
+def test_the_report_of_the_data_is_published_with_the_result(env, tmp_path: Path, rows: Path):
+    doubled = tmp_path / "doubled.jsonl"
+    doubled.write_text(rows.read_text() * 2)
+
+    ended = run(env | {"JOB_DATASET_URI": str(doubled)})
+
+    assert ended.code == 0, ended.shown
+    report = json.loads((tmp_path / "output" / "dataset_report.json").read_text())
+    assert (report["train"]["rows"], report["findings"]["duplicate_rows"]) == (128, 64)
+    assert "64 rows stand in an earlier row too" in ended.shown
+    assert "dataset_report.json" in json.loads((tmp_path / "output" / "manifest.json").read_text())["files"]
