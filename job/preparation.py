@@ -69,7 +69,13 @@ def make_task(
 def prepare_sample(task: PrepareTask, shop: Workshop) -> DatasetFacts:
     """What the first rows of all sources are like, without splitting, weighting or packing them."""
     files = tuple(file.model_copy(update={"weight": 1.0}) for file in task.train_files)
-    update = {"row_limit": SAMPLE_ROWS, "eval_fraction": 0.0, "eval_files": (), "train_files": files}
+    # Shares are judged over all rows: the first ones may be worse than the rest.
+    gate = task.gate.model_copy(
+        update={"max_bad_fraction": 1.0, "allow": (*task.gate.allow, "truncation", "nothing_to_learn")}
+    )
+    update = {
+        "row_limit": SAMPLE_ROWS, "eval_fraction": 0.0, "eval_files": (), "train_files": files, "gate": gate,
+    }  # fmt: skip
     return dataset_facts(prepare(task.model_copy(update=update), shop)[1], sampled=True)
 
 

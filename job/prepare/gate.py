@@ -69,15 +69,15 @@ class Gate:
         if train.truncated_rows > MAX_TRUNCATED * seen:
             self._refuse(
                 "truncation",
-                f"{train.truncated_rows:,} of {seen:,} rows are cut at JOB_MAX_LENGTH={max_length}, so most answers "
+                f"{train.truncated_rows:,} of {seen:,} rows are cut at {max_length} tokens, so most answers "
                 "would be learned without their end.",
-                "Raise JOB_MAX_LENGTH or shorten the rows",
+                "Raise JOB_MAX_LENGTH, as far as the model goes, or shorten the rows",
             )
         if train.dropped_rows > self._settings.max_bad_fraction * seen:
             self._refuse(
                 "nothing_to_learn",
-                f"{train.dropped_rows:,} of {seen:,} rows have nothing to learn within JOB_MAX_LENGTH={max_length}.",
-                "Raise JOB_MAX_LENGTH or shorten the prompts",
+                f"{train.dropped_rows:,} of {seen:,} rows have nothing to learn within {max_length} tokens.",
+                "Raise JOB_MAX_LENGTH, as far as the model goes, or shorten the prompts",
             )
         if not end_of_turn_trained:
             self._refuse(

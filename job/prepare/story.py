@@ -119,9 +119,9 @@ def _refuse_empty(stats: SplitStats, setting: str, task: PrepareTask) -> None:
         return
     if stats.dropped_rows:
         raise BadData(
-            f"{setting}: all {stats.dropped_rows} rows are cut off at JOB_MAX_LENGTH={task.max_length} before anything "
+            f"{setting}: all {stats.dropped_rows} rows are cut off at {task.max_length} tokens before anything "
             "to learn begins.",
-            "Raise JOB_MAX_LENGTH or shorten the prompts.",
+            "Raise JOB_MAX_LENGTH, as far as the model goes, or shorten the prompts.",
         )
     raise BadData(
         f"{setting}: no row is left for this split.",

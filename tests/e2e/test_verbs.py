@@ -90,6 +90,17 @@ def test_a_preview_of_a_row_that_cannot_be_used_names_it(env, bad_rows):
     assert "bad.jsonl:1" in ended.outcome["cause"]
 
 
+def test_a_run_is_not_refused_for_rows_at_its_beginning_that_are_worse_than_the_rest(env, tmp_path: Path):
+    mixed = tmp_path / "mixed.jsonl"
+    long = json.dumps({"question": "q", "answer": "1 plus " * 400}) + "\n"
+    mixed.write_text(long * 1000 + '{"question": "1+1", "answer": "2"}\n' * 1001)
+
+    ended = run(env | {"JOB_DATASET_URI": str(mixed), "JOB_MAX_STEPS": "2"})
+
+    assert ended.code == 0, ended.shown
+    assert "1,000 rows cut at max_length" in ended.shown
+
+
 def test_the_report_of_the_data_is_published_with_the_result(env, tmp_path: Path, rows: Path):
     doubled = tmp_path / "doubled.jsonl"
     doubled.write_text(rows.read_text() * 2)

@@ -56,7 +56,7 @@ def test_a_broken_first_row_does_not_hide_the_format_of_the_others(tmp_path, mak
 def test_mostly_truncated_rows_are_refused_unless_allowed(tmp_path, make_tokenizer: MakeTokenizer):
     content = json.dumps({"text": "x" * 100}) + "\n" + json.dumps({"text": "y" * 100}) + "\n" + rows_with_bad(1, 0)
 
-    with pytest.raises(BadData, match=r"2 of 3 rows are cut at JOB_MAX_LENGTH=64.*JOB_ALLOW=truncation"):
+    with pytest.raises(BadData, match=r"2 of 3 rows are cut at 64 tokens.*JOB_ALLOW=truncation"):
         prepared(tmp_path, make_tokenizer(), content, STRICT)
     assert prepared(tmp_path, make_tokenizer(), content, lenient(0.01, "truncation")).train.truncated_tokens == 74
 

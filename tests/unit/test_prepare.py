@@ -288,7 +288,7 @@ def test_long_rows_are_cut_and_counted_and_those_with_nothing_left_are_dropped(t
 def test_rows_that_are_all_cut_before_anything_to_learn_are_refused(tmp_path, make_tokenizer: MakeTokenizer):
     content = json.dumps({"prompt": "p" * 100, "completion": "c"})
 
-    with pytest.raises(BadData, match="all 1 rows are cut off at JOB_MAX_LENGTH=64"):
+    with pytest.raises(BadData, match="all 1 rows are cut off at 64 tokens"):
         prepare(task(tmp_path, make_tokenizer(), content), tmp_path)
 
 
