@@ -73,21 +73,24 @@ class RowTokenizer:
         return [tokens[i] for i in range(len(examples))]
 
     def _texts(self, examples: list[Text]) -> list[Tokens]:
-        full = self._encode([self._ended(example.text) for example in examples], special=True)
-        prompts = iter(self._encode([e.prompt for e in examples if e.prompt is not None], special=True))
+        full = self._ids([self._ended(example.text) for example in examples], special=True)
+        prompts = iter(self._ids([e.prompt for e in examples if e.prompt is not None], special=True))
         return [
-            _after_prompt(encoding.ids, [] if example.prompt is None else next(prompts).ids)
-            for example, encoding in zip(examples, full, strict=True)
+            _after_prompt(ids, [] if example.prompt is None else next(prompts))
+            for example, ids in zip(examples, full, strict=True)
         ]
 
     def _chats(self, examples: list[tuple[str, Chat]]) -> list[Tokens | BadData]:
         outcomes = [self._render_chat(where, example) for where, example in examples]
         rendered = [outcome for outcome in outcomes if not isinstance(outcome, BadData)]
-        full = self._encode([text for text, _ in rendered], special=False)
-        prompts = iter(self._encode([trained for _, trained in rendered if isinstance(trained, str)], special=False))
+        # Offsets cost time, and only spans need them.
+        spanned = iter(self._encodings([text for text, trained in rendered if not isinstance(trained, str)]))
+        prompted = [(text, trained) for text, trained in rendered if isinstance(trained, str)]
+        full = iter(self._ids([text for text, _ in prompted], special=False))
+        prompts = iter(self._ids([prompt for _, prompt in prompted], special=False))
         tokens = iter(
-            _after_prompt(encoding.ids, next(prompts).ids) if isinstance(trained, str) else _in_spans(encoding, trained)
-            for encoding, (_, trained) in zip(full, rendered, strict=True)
+            _after_prompt(next(full), next(prompts)) if isinstance(trained, str) else _in_spans(next(spanned), trained)
+            for _, trained in rendered
         )
         return [outcome if isinstance(outcome, BadData) else next(tokens) for outcome in outcomes]
 
@@ -126,8 +129,12 @@ class RowTokenizer:
             )
         return template
 
-    def _encode(self, texts: list[str], *, special: bool) -> list[Encoding]:
-        return list(self._backend.encode_batch(texts, add_special_tokens=special))
+    def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=special)]
+
+    def _encodings(self, texts: list[str]) -> list[Encoding]:
+        """With character offsets."""
+        return list(self._backend.encode_batch(texts, add_special_tokens=False))
 
 
 def _after_prompt(ids: list[int], prompt_ids: list[int]) -> Tokens:
