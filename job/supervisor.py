@@ -150,7 +150,8 @@ class Supervisor:
         if result.status == "stopped":
             name = self._stop.signal.name if self._stop.signal else "The stop file"
             raise Interrupted(
-                f"{name} stopped training after step {result.steps} of {result.total_steps}.", "Run the same job again."
+                f"{name} stopped training after step {result.steps} of {result.total_steps}.",
+                "Run the same job again; it starts from the first step, as no checkpoint is stored.",
             )
         return result
 

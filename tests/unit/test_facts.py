@@ -11,7 +11,7 @@ from job.facts import hardware
 from job.facts.dataset import choose_files
 from job.facts.gpus import parse_gpus
 from job.facts.model import inspect_model
-from job.inputs import find_dataset, find_model
+from job.inputs import find_dataset, find_model, read_spec_file
 from job.storage import Snapshot, StoredFile, open_store
 from job.uri import parse_uri
 
@@ -178,3 +178,20 @@ def test_gpus_are_read_as_platforms_write_them(text, count, name):
 def test_gpus_that_cannot_be_read_are_refused_with_those_that_can(text):
     with pytest.raises(ValueError, match="known are T4"):
         parse_gpus(text)
+
+
+@pytest.mark.parametrize("uri", ["hf://org/conf/spec.yaml", "s3://bucket/spec.yaml", "<folder>/spec.yaml"])
+def test_a_spec_file_is_read_wherever_it_stands(uri, hub_server, s3_server, tmp_path):
+    hub_server.add("org/conf", {"spec.yaml": b"lora_r: 8", "README.md": b""})
+    s3_server.put("bucket", "spec.yaml", b"lora_r: 8")
+    (tmp_path / "spec.yaml").write_bytes(b"lora_r: 8")
+
+    assert read_spec_file(uri.replace("<folder>", str(tmp_path))) == b"lora_r: 8"
+
+
+def test_a_spec_uri_that_names_a_folder_is_refused(tmp_path):
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).touch()
+
+    with pytest.raises(ValueError, match="name one file"):
+        read_spec_file(str(tmp_path))

@@ -373,6 +373,8 @@ def test_a_passing_503_is_not_noticed(s3_server: S3Server, small: Path) -> None:
     s3_server.faults.plan(times=1)
     store_at("s3://bucket").publish({"a": small}, b"{}")
 
+    assert s3_server.keys("bucket") == {"a": small.read_bytes(), "manifest.json": b"{}"}
+
 
 def test_an_empty_prefix_is_not_found(s3_server: S3Server) -> None:
     with pytest.raises(NotFound, match="s3://bucket/nothing/here"):
