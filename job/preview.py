@@ -1,6 +1,7 @@
 """The verb ``preview``: a few rows decoded as the model sees them, with what carries loss made visible."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
@@ -20,10 +21,10 @@ def run_preview(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, rows: 
     Raises:
         JobError: an input cannot be reached, or a row cannot be used.
     """
-    inputs = find_inputs(spec, env, stop, needs_host=False)
+    inputs = replace(find_inputs(spec, env, stop, needs_host=False), held_out=None)
     with TemporaryDirectory() as scratch:
-        shop = open_workshop(spec, env, Path(scratch) / "preview.log", stop)
-        task = Task(lambda: make_task(spec, inputs.model, inputs.train, None, shop)).result(stop)
+        shop = open_workshop(spec, env, Path(scratch) / "preview.log", stop, show=lambda _: None)
+        task = Task(lambda: make_task(spec, inputs, shop)).result(stop)
         shown = preview(task, rows, shop)
     stream.write(to_text(shown, colour=stream.isatty()))
     return f"{len(shown.rows)} rows shown as {spec.model} sees them."

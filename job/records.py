@@ -115,6 +115,10 @@ class GateSettings(Record):
     allow: tuple[Allowance, ...]
 
 
+# The events of a preparation that takes long, in its folder.
+PROGRESS = "progress.jsonl"
+
+
 class PrepareTask(Record):
     """What ``job.prepare`` is asked to do."""
 
@@ -131,6 +135,7 @@ class PrepareTask(Record):
     seed: int
     packing: bool
     row_limit: int | None = None  # None: every row
+    processes: int = 1  # that share the work
 
 
 class SplitStats(Record):

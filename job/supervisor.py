@@ -46,7 +46,7 @@ class Supervisor:
         work_dir = spec.work_dir.absolute()
         self._run_dir = RunDir(work_dir / "runs" / hashlib.sha256(spec.output_uri[0].encode()).hexdigest()[:16])
         self._log = EventLog(self._run_dir.log)
-        self._shop = open_workshop(spec, env, self._run_dir.root / "prepare.log", stop)
+        self._shop = open_workshop(spec, env, self._run_dir.root / "prepare.log", stop, console.event)
         self._phase, self._phases_s = "start", dict[str, float]()
         self._attempt: Attempt | None = None
 
@@ -88,7 +88,7 @@ class Supervisor:
     def _make_result(self, inputs: Inputs, output: Output) -> None:
         """Adapter and metrics in RunDir; ``metrics.json`` is written last and says that both are complete."""
         with self._timed("plan"):
-            task = self._wait(lambda: make_task(self._spec, inputs.model, inputs.train, inputs.held_out, self._shop))
+            task = self._wait(lambda: make_task(self._spec, inputs, self._shop))
             facts = self._gather(inputs, task)
             plan = make_plan(self._spec, facts)
             self._record_plan(facts, plan)
