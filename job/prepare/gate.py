@@ -83,12 +83,14 @@ class Gate:
     def findings(self) -> Findings:
         """Everything that was counted."""
         train, held_out = (np.frombuffer(hashes, dtype=np.uint64) for hashes in self._hashes)
-        unique = np.unique(train)
+        train.sort()  # in place: a set of so many hashes would take ten times their memory
+        places = np.searchsorted(train, held_out, side="right") - 1
+        found = places[places >= 0]
         return Findings(
             bad_rows=self._bad_rows,
             first_bad_rows=tuple(str(problem) for problem in self._bad),
-            duplicate_rows=len(train) - len(unique),
-            rows_in_train_and_eval=int(np.isin(held_out, unique).sum()),
+            duplicate_rows=int((train[1:] == train[:-1]).sum()),
+            rows_in_train_and_eval=int((train[found] == held_out[places >= 0]).sum()),
             oddities=dict(sorted(self._oddities.items())),
         )
 
