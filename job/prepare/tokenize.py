@@ -51,7 +51,9 @@ class RowTokenizer:
                     self._template = ChatTemplate(source, special, self._tokenizer.added_tokens_encoder)
                     self.end_of_turn = end_tokens(self._template)
             except TooCostly as limit:
-                raise BadData(f"The chat template of JOB_MODEL {limit} for two turns.", _OTHER_TEMPLATE) from limit
+                raise BadData(
+                    f"The chat template of JOB_MODEL {limit} for a short conversation.", _OTHER_TEMPLATE
+                ) from limit
 
     @property
     def has_chat_template(self) -> bool:
