@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from job.errors import BadData
 from job.records import GateSettings
 from tests.tiny import ROOT
-from tests.worker.kinds import CHATML, write_kind
-from tests.worker.matrix import TOOLS, differing
+from tests.worker.kinds import CHATML, write_kind, write_kind_for
+from tests.worker.matrix import SPLIT_CHARACTER, TOOLS, differing
 from tests.worker.side_by_side import Fields, load, ours, theirs, trained
 from tests.worker.templates import FOLDER, assistant, user, write_tokenizer
 
@@ -126,6 +126,12 @@ CASES = [
         [{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}],
         _kind("gpt2"),
         "Roles are mapped, not only the keys",
+    ),
+    Case(
+        "A tokenizer that puts a token of its own before the line break that ends a turn (`qwen3_instruct_2507`)",
+        [{"messages": [user("a"), assistant("b")]}],
+        lambda folder: write_kind_for(folder, "llama2 legacy", "qwen3_instruct_2507"),
+        f"{SPLIT_CHARACTER}: here `▁` and `\\n`",
     ),
     Case(
         "Packed rows with nothing to learn within `max_length`",

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tests.worker.templates import FOLDER
+from tests.worker.templates import FOLDER, TOKEN
 
 # What most published templates look like, with the tokens that every kind below has.
 CHATML = (
@@ -189,5 +189,16 @@ def write_kind(folder: Path, kind: str, chat_template: str | None = MARKED, **se
         chat_template=chat_template, **settings,
     )  # fmt: skip
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_kind_for(folder: Path, kind: str, template: str, **flags: bool) -> Path:
+    """The same with one of TRL's templates, and its special tokens with *flags*."""
+    source = (FOLDER / f"{template}.jinja").read_text()
+    write_kind(folder, kind, source)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokens = [AddedToken(text, special=True, **flags) for text in sorted(set(TOKEN.findall(source)))]
+    tokenizer.add_tokens(tokens, special_tokens=True)
     tokenizer.save_pretrained(folder)
     return folder

@@ -29,9 +29,9 @@ TOOLS = [
 # Templates of vision models want contents as lists of parts; the job finds that out, TRL needs them so.
 _PARTS = {"idefics3", "llava_next", "smolvlm"}
 _NO_MARKS = "TRL has no marks for this template and refuses to train the assistant's turns alone"
-_MANY_BYTES = "a turn ends in a character of many bytes, of which TRL's mask holds the first"
-_LOST = "the template loses the call, its words or the answer to it: there is nothing true to learn"
-_TEXT_ONLY = "the model's own template takes arguments as text only; TRL's training template takes both"
+SPLIT_CHARACTER = "A turn ends in a character of several tokens, of which TRL's mask holds the first"
+_LOST = "The template loses the call, its words or the answer to it: there is nothing true to learn"
+_TEXT_ONLY = "The model's own template takes arguments as text only; TRL's training template takes both"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Compared:
         theirs, ours = (trained(row, self.tokenizer) for row in (self.theirs, self.ours))
         if len(theirs) != len(ours):
             cut = "\N{REPLACEMENT CHARACTER}" in "".join(theirs) and "\N{REPLACEMENT CHARACTER}" not in "".join(ours)
-            return _MANY_BYTES if cut else None
+            return SPLIT_CHARACTER if cut else None
         return self._other_ends(theirs, ours)
 
     def _other_ends(self, theirs: list[str], ours: list[str]) -> str | None:
@@ -72,7 +72,7 @@ class Compared:
             return reason
         tail = HANDED_OVER.get(self.template, "\0")
         if all(own in (more, more + tail) for own, more in zip(ours, theirs, strict=True)):
-            return "the model stops at the token that hands over to its tool; TRL leaves it out"
+            return "The model stops at the token that hands over to its tool; TRL leaves it out"
         return None
 
 

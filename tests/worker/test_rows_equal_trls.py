@@ -5,13 +5,15 @@ import random
 from pathlib import Path
 
 import pytest
+from trl.chat_template_utils import get_training_chat_template
 
 from job.errors import BadData
+from job.prepare.tokenize import IGNORED
 from tests.tiny import ROOT
 from tests.worker import differences
-from tests.worker.kinds import CHATML, KINDS, write_kind
+from tests.worker.kinds import CHATML, KINDS, write_kind, write_kind_for
 from tests.worker.matrix import TOOLS, comparisons
-from tests.worker.side_by_side import Fields, ours, theirs, trained
+from tests.worker.side_by_side import Fields, load, ours, theirs, trained
 from tests.worker.templates import GIVEN, NAMES, REWRITTEN, assistant, system, user
 
 # What tokenizers trip over: white space at the ends and in runs, characters of many bytes or code points, what
@@ -82,6 +84,37 @@ def test_messages_are_equal_in_every_template_but_for_a_known_reason(name, with_
     assert [each.chat for each in compared if not each.equal and each.reason is None] == []
     if not (name in GIVEN or name in REWRITTEN or any(isinstance(each.theirs, str) for each in compared)):
         assert sum(each.equal for each in compared) >= 11, "a few differ, not all"
+
+
+@pytest.mark.parametrize("rstrip", [False, True], ids=["", "rstrip"])
+@pytest.mark.parametrize("template", ["qwen3_instruct_2507", "phi3", "gemma3"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_turns_are_told_apart_in_the_tokens_of_every_kind(tmp_path, kind, template, rstrip):
+    """Without marks. Only where the last character of a turn is several tokens, TRL's mask holds fewer of them."""
+    tokenizer = write_kind_for(tmp_path, kind, template, rstrip=rstrip)
+    rows = [{"messages": row["messages"][1:]} for row in rows_of("messages", count=8)]
+
+    for row, our, their in zip(rows, ours(rows, tokenizer), theirs(rows, tokenizer), strict=True):
+        assert our["input_ids"] == their["input_ids"]
+        if our != their:
+            assert more_of_the_last_characters(row, our["labels"], their["labels"], tokenizer)
+
+
+def more_of_the_last_characters(row: Fields, ours_: list[int], theirs_: list[int], tokenizer: Path) -> bool:
+    """Whether *ours_* has but such labels more as belong to a character of which the token before is trained too."""
+    processing_class = load(tokenizer)
+    encoded = processing_class.apply_chat_template(
+        row["messages"],
+        chat_template=get_training_chat_template(processing_class),
+        return_dict=True,
+        tokenizer_kwargs={"return_offsets_mapping": True},
+    )
+    places = encoded["offset_mapping"]
+    return all(
+        their == IGNORED != ours_[index - 1] and places[index][0] < places[index - 1][1]
+        for index, (our, their) in enumerate(zip(ours_, theirs_, strict=True))
+        if our != their
+    )
 
 
 @pytest.mark.parametrize("in_json", [False, True], ids=["a list", "JSON of one"])
