@@ -57,22 +57,27 @@ def _prepare(rows: list[Fields], tokenizer: Path, max_length: int, settings: Fie
 
 def theirs(rows: list[Fields], tokenizer: Path, max_length: int = 4096, packing: bool = False) -> list[Fields]:
     """What SFTTrainer makes of *rows* with the settings that fit their columns. Raises whatever it raises."""
-    processing_class = load(tokenizer)
-    chats = "messages" in rows[0]
+    processing_class, args = load(tokenizer), config(rows, tokenizer, max_length=max_length, packing=packing)
     trainer = SimpleNamespace(
         _tokenizer=processing_class,
         completion_only_loss="prompt" in rows[0],
-        chat_template=_training_template(processing_class) if chats else None,
+        chat_template=_training_template(processing_class) if args.assistant_only_loss else None,
     )
-    args = SFTConfig(
-        output_dir=str(tokenizer), max_length=max_length, packing=packing, use_cpu=True, bf16=False,
-        assistant_only_loss=chats,
-    )  # fmt: skip
+    ready = SFTTrainer._prepare_dataset(trainer, dataset_of(rows), processing_class, args, packing, None, "train")
+    return ready.select_columns(["input_ids", "labels"] + (["seq_lengths"] if packing else [])).to_list()
+
+
+def config(rows: list[Fields], folder: Path, **settings: Any) -> SFTConfig:
+    return SFTConfig(
+        output_dir=str(folder), use_cpu=True, bf16=False, assistant_only_loss="messages" in rows[0], **settings
+    )
+
+
+def dataset_of(rows: list[Fields]) -> Dataset:
+    """*rows* each as it stands, as ``load_dataset`` reads them from JSON Lines."""
     # As columns of columns, every message and every tool call would have the fields and arguments of all.
     features = {column: Value("string") if isinstance(value, str) else Json() for column, value in rows[0].items()}
-    dataset = Dataset.from_list(rows, features=Features(features))
-    ready = SFTTrainer._prepare_dataset(trainer, dataset, processing_class, args, packing, None, "train")
-    return ready.select_columns(["input_ids", "labels"] + (["seq_lengths"] if packing else [])).to_list()
+    return Dataset.from_list(rows, features=Features(features))
 
 
 def theirs_one_by_one(rows: list[Fields], tokenizer: Path) -> list[Fields | str]:

@@ -5,6 +5,8 @@ import random
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl import SFTTrainer
 from trl.chat_template_utils import get_training_chat_template
 
 from job.errors import BadData
@@ -13,7 +15,7 @@ from tests.tiny import ROOT
 from tests.worker import differences
 from tests.worker.kinds import CHATML, KINDS, write_kind, write_kind_for
 from tests.worker.matrix import TOOLS, comparisons
-from tests.worker.side_by_side import Fields, load, ours, theirs, trained
+from tests.worker.side_by_side import Fields, config, dataset_of, load, ours, theirs, trained
 from tests.worker.templates import GIVEN, NAMES, REWRITTEN, assistant, system, user
 
 # What tokenizers trip over: white space at the ends and in runs, characters of many bytes or code points, what
@@ -199,6 +201,20 @@ def test_packs_hold_the_same_rows_in_the_same_order(tmp_path, format_, count):
 
     assert packed == theirs(rows, tokenizer, length, packing=True)
     assert len(packed) < len(rows)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_what_is_compared_with_is_what_a_real_trainer_trains_on(tmp_path, format_):
+    rows, tokenizer = rows_of(format_, count=2), write_kind_for(tmp_path, "qwen", "qwen2_5_vl")
+    vocabulary = len(load(tokenizer))
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **shape))
+    args = config(rows, tmp_path, max_length=60)
+
+    trainer = SFTTrainer(model, args, train_dataset=dataset_of(rows), processing_class=load(tokenizer))
+
+    trained_on = trainer.train_dataset.select_columns(["input_ids", "labels"]).to_list()
+    assert trained_on == theirs(rows, tokenizer, 60) == ours(rows, tokenizer, 60)
 
 
 def test_the_tokens_that_carry_loss_are_not_just_equal_but_the_answers(tmp_path):
