@@ -84,7 +84,9 @@ def theirs_one_by_one(rows: list[Fields], tokenizer: Path) -> list[Fields | str]
     """What SFTTrainer makes of each of *rows*, or what it raises; it would raise for the whole data set."""
     refused = {number: said for number, row in enumerate(rows) if (said := _raised(row, tokenizer))}
     taken = [row for number, row in enumerate(rows) if number not in refused]
-    rest = iter(theirs(taken, tokenizer) if taken else [])
+    prepared = theirs(taken, tokenizer) if taken else []
+    assert len(prepared) == len(taken), "TRL drops rows with nothing to learn, and does not say which"
+    rest = iter(prepared)
     return [refused.get(number) or next(rest) for number in range(len(rows))]
 
 
