@@ -102,6 +102,7 @@ def test_a_damaged_first_row_is_named_too(tmp_path, make_tokenizer: MakeTokenize
 @pytest.mark.parametrize("format_", ROWS)
 def test_tables_with_columns_of_another_type_name_their_rows(tmp_path, make_tokenizer: MakeTokenizer, format_):
     rng, tokenizer = random.Random(format_), make_tokenizer(COMPARED)
+    written = 0
     for number in range(40):
         try:
             row = json.loads(damage_row(rng, format_)) | {"extra": wrong_value(rng)}
@@ -110,9 +111,11 @@ def test_tables_with_columns_of_another_type_name_their_rows(tmp_path, make_toke
         except (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError):
             continue  # no such table can be written
 
+        written += 1
         outcome = prepared(tmp_path, tokenizer, {name: content})
 
         assert isinstance(outcome, Prepared) or names_its_place(str(outcome), name)
+    assert written > 10
 
 
 def test_damaged_rows_of_many_files_are_all_found_where_they_are_skipped(tmp_path, make_tokenizer: MakeTokenizer):
