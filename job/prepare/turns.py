@@ -128,15 +128,19 @@ class _Conversation:
         return self._rest(index, text).removesuffix(self._template.prompt).rstrip(" ")
 
     def _leaves_calls_out(self, index: int) -> bool:
-        """Some templates write a turn's content or its calls, but not both."""
+        """Some templates write a turn's content or its calls, but not both; some write only one of several calls."""
         calls = self._messages[index].get("tool_calls")
         if not calls:
             return False
+        marks = [f"{self._mark}{number:04}" for number in range(len(calls))]
+        marked = [
+            _reworded_calls([call], mark, rename=not _has_arguments([call]))[0]
+            for call, mark in zip(calls, marks, strict=True)
+        ]
         reworded = list(self._messages)
-        reworded[index] = reworded[index] | {
-            "tool_calls": _reworded_calls(calls, self._mark, rename=not _has_arguments(calls))
-        }
-        return self._mark not in self._template.render(reworded)
+        reworded[index] = reworded[index] | {"tool_calls": marked}
+        text = self._template.render(reworded)
+        return any(mark not in text for mark in marks)
 
     def _rest(self, index: int, text: str) -> str:
         """What follows the words of message *index* in *text*, where the mark stands for them."""
@@ -184,9 +188,9 @@ def _reworded(message: Message, mark: str) -> Message:
 
 
 def _only_name(message: Message) -> str | None:
-    """The name of the first tool call of a turn that has no words but names: no content and no argument."""
+    """The name of the first tool call of a turn that begins with it: there is no content, and it has no argument."""
     calls = message.get("tool_calls")
-    if not calls or _has_arguments(calls) or any(str(message.get(field) or "").strip() for field in _WORDS):
+    if not calls or _has_arguments(calls[:1]) or any(str(message.get(field) or "").strip() for field in _WORDS):
         return None
     return str(_function(calls[0])["name"])
 

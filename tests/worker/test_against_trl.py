@@ -9,7 +9,7 @@ from datasets import Dataset
 from trl import pack_dataset
 
 from bench.pair import Case, run_bare, run_job, unequal_steps
-from job.prepare.pack import WINDOW, pack
+from job.prepare.pack import WINDOW_ROWS, pack
 from tests.tiny import GSM8K, write_model, write_rows
 
 STEPS = 8
@@ -49,7 +49,7 @@ def test_losses_equal_a_bare_trl_script_at_every_step(tmp_path, corpus, model, p
 @pytest.mark.parametrize("seed", range(5))
 def test_packs_equal_trls(seed):
     generator = random.Random(seed)
-    lengths = [min(512, max(1, round(generator.lognormvariate(4.5, 1.0)))) for _ in range(WINDOW)]
+    lengths = [min(512, max(1, round(generator.lognormvariate(4.5, 1.0)))) for _ in range(WINDOW_ROWS)]
     dataset = Dataset.from_list([{"input_ids": [index] * length} for index, length in enumerate(lengths)])
 
     theirs = pack_dataset(dataset, 512, "bfd")["input_ids"]

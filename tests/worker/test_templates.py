@@ -3,6 +3,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AddedToken, PreTrainedTokenizerFast
@@ -243,6 +244,27 @@ def test_parallel_calls_are_one_turn(shipped):
 
     assert calls.count("<|tool_call>") == 2
     assert last == "6 and 7<turn|>\n"
+
+
+def parallel(*arguments: Any) -> list[dict[str, Any]]:
+    calls = assistant("", tool_calls=[call(each) for each in arguments])
+    return [user("2*3?"), calls, *(answer(str(number)) for number in range(len(arguments))), assistant("6 and 7")]
+
+
+def test_a_first_call_without_arguments_is_trained_like_the_second(shipped):
+    template = shipped("muse_glimmer")
+
+    calls, last = template.trained(template.ours(parallel({}, {"a": 2}))[1])
+
+    assert calls.count("<atem:invoke") == 2
+    assert "6 and 7" in last
+
+
+def test_a_template_that_writes_one_call_of_two_is_refused(shipped):
+    template = shipped("gptoss")
+
+    assert template.refusal(parallel({"a": 1})) == ""
+    assert "leaves its words or its tool calls out" in template.refusal(parallel({"a": 1}, {"b": 2}))
 
 
 def test_arguments_that_come_as_text_are_trained_where_the_template_wants_them_so(shipped):
