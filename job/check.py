@@ -41,7 +41,7 @@ def run_check(
     with TemporaryDirectory() as scratch:
         shop = open_workshop(spec, env, Path(scratch) / "check.log", stop)
         _check_disk(spec, inputs, console)
-        task = Task(lambda: make_task(spec, inputs.model, inputs.train, inputs.held_out, shop)).result(stop)
+        task = Task(lambda: make_task(spec, inputs, shop)).result(stop)
         prepared = _check_rows(spec, task, shop, console)
         if not knows_machine:
             console.say("plan\n  not checked: no GPU is here; name one with --gpus 1xA100-80GB")

@@ -4,14 +4,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from job import __version__
-from job.inputs import ModelSource, Source, data_files
+from job.inputs import data_files
+from job.inspection import Inputs
 from job.plan import effective_max_length
 from job.processes import Child, StopRequest
 from job.records import DatasetFacts, GateSettings, PackingProbe, Prepared, PrepareTask, Preview
@@ -45,21 +46,20 @@ def open_workshop(spec: JobSpec, env: Mapping[str, str], log: Path, stop: StopRe
     return Workshop(spec.work_dir.absolute() / "cache", log, children, stop)
 
 
-def make_task(
-    spec: JobSpec, model: ModelSource, train: Sequence[Source], held_out: Source | None, shop: Workshop
-) -> PrepareTask:
+def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop) -> PrepareTask:
     """The task of preparing every row unpacked, once the datasets and the tokenizer are on this machine."""
     datasets = shop.cache / "datasets"
     return PrepareTask(
-        train_files=data_files(train, spec.dataset_weights, datasets),
-        eval_files=data_files([held_out], (), datasets) if held_out else (),
-        tokenizer=model.localize(shop.cache / "models", weights=False),
-        tokenizer_identity=model.facts.identity,
+        train_files=data_files(inputs.train, spec.dataset_weights, datasets),
+        eval_files=data_files([inputs.held_out], (), datasets) if inputs.held_out else (),
+        tokenizer=inputs.model.localize(shop.cache / "models", weights=False),
+        tokenizer_identity=inputs.model.facts.identity,
         columns={str(name): column for name, column in spec.columns.items()},
         format=spec.format,
         response_template=spec.response_template,
+        chat_template=inputs.chat_template,
         gate=GateSettings(bad_rows=spec.bad_rows, max_bad_fraction=spec.max_bad_fraction, allow=spec.allow),
-        max_length=effective_max_length(spec, model.facts),
+        max_length=effective_max_length(spec, inputs.model.facts),
         eval_fraction=spec.eval_fraction,
         seed=spec.seed,
         packing=False,

@@ -1,6 +1,7 @@
 """The verb ``preview``: a few rows decoded as the model sees them, with what carries loss made visible."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
@@ -23,7 +24,7 @@ def run_preview(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, rows: 
     inputs = find_inputs(spec, env, stop, needs_host=False)
     with TemporaryDirectory() as scratch:
         shop = open_workshop(spec, env, Path(scratch) / "preview.log", stop)
-        task = Task(lambda: make_task(spec, inputs.model, inputs.train, None, shop)).result(stop)
+        task = Task(lambda: make_task(spec, replace(inputs, held_out=None), shop)).result(stop)
         shown = preview(task, rows, shop)
     stream.write(to_text(shown, colour=stream.isatty()))
     return f"{len(shown.rows)} rows shown as {spec.model} sees them."
@@ -32,7 +33,8 @@ def run_preview(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, rows: 
 def to_text(shown: Preview, *, colour: bool) -> str:
     """*shown* for a terminal; without *colour*, ⟦marks⟧ stand around what carries loss."""
     legend = f"{_GREEN}green{_RESET} carries loss" if colour else "⟦…⟧ carries loss"
-    parts = [f"{shown.format} ({shown.format_reason}); {legend}\n"]
+    template = f"; chat template: {shown.chat_template}" if shown.chat_template else ""
+    parts = [f"{shown.format} ({shown.format_reason}){template}; {legend}\n"]
     for row in shown.rows:
         parts.append(f"\n── {row.where}: {row.tokens} tokens, {row.trained_tokens} trained\n")
         parts.append("".join(_piece(piece, colour) for piece in row.pieces) + "\n")

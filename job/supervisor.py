@@ -88,7 +88,7 @@ class Supervisor:
     def _make_result(self, inputs: Inputs, output: Output) -> None:
         """Adapter and metrics in RunDir; ``metrics.json`` is written last and says that both are complete."""
         with self._timed("plan"):
-            task = self._wait(lambda: make_task(self._spec, inputs.model, inputs.train, inputs.held_out, self._shop))
+            task = self._wait(lambda: make_task(self._spec, inputs, self._shop))
             facts = self._gather(inputs, task)
             plan = make_plan(self._spec, facts)
             self._record_plan(facts, plan)
@@ -133,6 +133,7 @@ class Supervisor:
             base_model_name=model.name,
             base_model_revision=model.facts.revision,
             has_eval=prepared.eval is not None,
+            chat_template=prepared.chat_template,
         )
         write_json(self._run_dir.train_task, task)
 

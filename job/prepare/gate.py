@@ -19,12 +19,12 @@ MAX_TRUNCATED = 0.5  # share of rows cut at max_length above which a set is refu
 
 
 class Gate:
-    """Counts problems row by row; one instance sees every row of a run."""
+    """Counts problems row by row, and *conversations*; one instance sees every row of a run."""
 
     def __init__(self, settings: GateSettings) -> None:
         self._settings = settings
         self._bad: list[BadData] = []
-        self._bad_rows = self._rows = 0
+        self._bad_rows = self._rows = self.conversations = 0
         self._oddities: Counter[str] = Counter()
         # Hashes of rows, 8 bytes each, by split: train and eval.
         self._hashes = {False: array("Q"), True: array("Q")}
@@ -41,6 +41,7 @@ class Gate:
         self._rows += 1
         self._hashes[is_eval].append(content)
         if isinstance(example, Chat):
+            self.conversations += 1
             self._oddities.update(_oddities(example))
 
     def judge_rows(self) -> None:
@@ -82,9 +83,9 @@ class Gate:
         if not end_of_turn_trained:
             self._refuse(
                 "untrained_end",
-                "The chat template of JOB_MODEL leaves the end-of-turn token out of what is trained, so the model "
-                "would never learn to stop.",
-                "Set JOB_CHAT_TEMPLATE to one that ends the assistant's turn inside its markers",
+                "The chat template leaves the end-of-turn token out of what is trained, or ends turns with what is no "
+                "token, so the model would never learn to stop.",
+                "Set JOB_CHAT_TEMPLATE to chatml, plain or another that ends the assistant's turn inside its markers",
             )
 
     def findings(self) -> Findings:

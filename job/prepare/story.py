@@ -35,7 +35,7 @@ def prepare(task: PrepareTask, out: Path) -> Prepared:
     Raises:
         BadData: the data gate refuses the rows; the message says why and what overrides it.
     """
-    tokenizer, gate = RowTokenizer(task.tokenizer), Gate(task.gate)
+    tokenizer, gate = RowTokenizer(task.tokenizer, task.chat_template), Gate(task.gate)
     reading = make_reading(task, tokenizer)
     sources = recognise_sources(task, reading)
     # The evaluation rows have the first source's format.
@@ -56,6 +56,7 @@ def prepare(task: PrepareTask, out: Path) -> Prepared:
         train=splits[0].stats,
         eval=splits[1].stats if _evaluates(task) else None,
         findings=gate.findings(),
+        chat_template=tokenizer.chat_template if task.chat_template or gate.conversations else None,
     )
 
 
