@@ -1,5 +1,6 @@
 """Tokens that a chat template adds: rows for them in embedding and head, which the adapter trains and carries."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from job.chat_template import adopt
+from job.errors import BadSpec
 from job.records import AddedTokens, ChatTemplateChoice
 
 
@@ -26,15 +28,27 @@ def add_tokens(
     return AddedTokens(tokens=tuple(tokenizer.convert_ids_to_tokens(ids)), ids=tuple(ids), resized=resized)
 
 
-def trainable_token_indices(model: PreTrainedModel, added: AddedTokens) -> dict[str, list[int]] | None:
+def trainable_token_indices(
+    model: PreTrainedModel, added: AddedTokens, target_modules: Iterable[str]
+) -> dict[str, list[int]] | None:
     """PEFT's argument of that name, for embedding and head: of tied ones PEFT trains one set of rows for both.
 
     Whole trained matrices (``modules_to_save``) would cost gigabytes in optimizer and adapter for a few rows.
+
+    Raises:
+        BadSpec: one of *target_modules* is the embedding or the head, which PEFT cannot adapt in both ways.
     """
     if not added.ids:
         return None
     layers = _layers(model)
-    return {name: list(added.ids) for name, module in model.named_modules() if any(module is one for one in layers)}
+    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+    if both := [target for target in target_modules if any(f".{name}".endswith(f".{target}") for name in names)]:
+        raise BadSpec(
+            f"JOB_TARGET_MODULES={','.join(both)} cannot be adapted, as the new tokens {', '.join(added.tokens)} are "
+            "trained in it.",
+            "Leave it out, or set JOB_CHAT_TEMPLATE=plain, which needs no new token.",
+        )
+    return {name: list(added.ids) for name in names}
 
 
 def show_bias(model: PeftModel) -> None:

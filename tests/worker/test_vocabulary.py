@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from job.chat_template import BUILT_IN, adopt
-from job.errors import AdapterRejected
+from job.errors import AdapterRejected, BadSpec
 from job.prepare.formats import Chat
 from job.prepare.load import load_tokenizer
 from job.prepare.tokenize import RowTokenizer
@@ -166,6 +166,14 @@ def test_weight_decay_leaves_new_rows_alone(make_base, tmp_path):
 
     assert decayed
     assert not decayed & {id(rows) for rows in token_rows(trainer).values()}
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_an_adapter_on_the_embedding_or_the_head_is_refused_beside_new_tokens(make_base, tmp_path, module):
+    folder = make_base(tied=True, spare=8)
+
+    with pytest.raises(BadSpec, match=rf"JOB_TARGET_MODULES={module} .*<\|im_start\|>.* JOB_CHAT_TEMPLATE=plain"):
+        trainer_for(folder, tmp_path, chatml(folder), target_modules=("q_proj", module))
 
 
 @pytest.mark.parametrize(("learned", "rejected"), [("lm_head", False), ("", True)])
