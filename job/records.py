@@ -239,8 +239,8 @@ class AddedTokens(Record):
 
     tokens: tuple[str, ...] = Field(default=(), description="Their texts.")
     ids: tuple[int, ...] = Field(default=(), description="Their ids, in the same order.")
-    resized: bool = Field(
-        default=False, description="The embedding has no rows for them: `base.resize_token_embeddings(len(tokenizer))`."
+    resized_to: int | None = Field(
+        default=None, description="Rows that the base model's embedding must have first; null: it has enough."
     )
 
 

@@ -34,6 +34,11 @@ def find_chat_template(text: str) -> ChatTemplateChoice:
         _check(source)
     except JobError as error:
         raise type(error)(f"{SETTING}={text}: {error.cause}", error.fix) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadSpec(
+            f"{SETTING}={text}: its tokenizer's files are not as transformers writes them ({error!r}).",
+            "Save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…), or name a .jinja file.",
+        ) from error
     mentioned = {token: special for token, special in tokens.items() if token.strip() and token in source}
     return ChatTemplateChoice(name=text, reason=SETTING, source=source, added_tokens=mentioned)
 

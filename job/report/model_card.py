@@ -14,7 +14,7 @@ base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained({adapter})
 {fitting}model = PeftModel.from_pretrained(base, {adapter})
 ```"""
-_RESIZE = "base.resize_token_embeddings(len(tokenizer))  # rows for the new tokens, whose values the adapter holds\n"
+_RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
 _END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
 
 
@@ -46,7 +46,8 @@ def _loadable(location: str, name: str) -> str:
 
 def _fitting(tokenizer: TokenizerMetrics) -> str:
     """What makes the base model fit the adapter's tokenizer."""
-    return (_RESIZE if tokenizer.added_tokens.resized else "") + (_END if tokenizer.eos_token else "")
+    rows = tokenizer.added_tokens.resized_to
+    return (_RESIZE.format(rows=rows) if rows else "") + (_END if tokenizer.eos_token else "")
 
 
 def _copies(base: str, adapter: str) -> str:

@@ -19,13 +19,13 @@ def add_tokens(
     ids = adopt(tokenizer, choice) if choice else []
     if not ids:
         return AddedTokens()
-    resized = ids[-1] >= model.get_input_embeddings().weight.shape[0]
     known = [layer.weight.shape[0] for layer in _layers(model)]
-    if resized:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    resized_to = ids[-1] + 1 if ids[-1] >= known[0] else None
+    if resized_to:
+        model.resize_token_embeddings(resized_to, mean_resizing=False)
     for layer, rows in zip(_layers(model), known, strict=True):
         _start_at_mean(layer, ids, rows)
-    return AddedTokens(tokens=tuple(tokenizer.convert_ids_to_tokens(ids)), ids=tuple(ids), resized=resized)
+    return AddedTokens(tokens=tuple(tokenizer.convert_ids_to_tokens(ids)), ids=tuple(ids), resized_to=resized_to)
 
 
 def trainable_token_indices(

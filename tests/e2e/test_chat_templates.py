@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.job import run, start
 from tests.e2e.test_refusals import assert_refused
+from tests.tiny import write_base_model, write_talks
 
 pytestmark = pytest.mark.slow
 
@@ -18,19 +19,9 @@ pytestmark = pytest.mark.slow
 def base_env(env: dict[str, str], tiny_model: Path, rows: Path, tmp_path: Path) -> dict[str, str]:
     """The job of `env` on a base model, whose tokenizer has no chat template and not the tokens of ChatML, and on
     conversations."""
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for file in tiny_model.iterdir():
-        if file.name != "chat_template.jinja":
-            content = file.read_bytes()
-            renamed = file.suffix == ".json"
-            (folder / file.name).write_bytes(content.replace(b"<|im_", b"<|turn_") if renamed else content)
-    with (tmp_path / "talks.jsonl").open("w") as talks:
-        for row in map(json.loads, rows.read_text().splitlines()):
-            turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
-            talks.write(json.dumps({"messages": turns}) + "\n")
-    data = {"JOB_DATASET_URI": str(tmp_path / "talks.jsonl"), "JOB_COLUMNS": "", "JOB_MAX_LENGTH": "512"}
-    return env | data | {"JOB_MODEL": str(folder)}
+    data = {"JOB_DATASET_URI": str(write_talks(tmp_path / "talks.jsonl", rows)), "JOB_COLUMNS": ""}
+    model = write_base_model(tmp_path / "base", tiny_model)
+    return env | data | {"JOB_MODEL": str(model), "JOB_MAX_LENGTH": "512"}
 
 
 LOAD = """
@@ -86,10 +77,10 @@ def test_chatml_brings_its_tokens_and_the_card_says_how_to_load_them(base_env):
     metrics = json.loads(published(env, "metrics.json"))
     assert metrics["tokenizer"]["chat_template"] == "chatml (JOB_CHAT_TEMPLATE)"
     assert metrics["tokenizer"]["added_tokens"]["tokens"] == ["<|im_start|>", "<|im_end|>"]
-    assert metrics["tokenizer"]["added_tokens"]["resized"]
+    rows = metrics["tokenizer"]["added_tokens"]["resized_to"]
     assert metrics["proof"]["changed_tensors"] == metrics["proof"]["tensors"]
     card = published(env, "adapter/README.md")
-    assert "base.resize_token_embeddings(len(tokenizer))" in card
+    assert f"base.resize_token_embeddings({rows})" in card
     assert "base.generation_config.eos_token_id = tokenizer.eos_token_id" in card
     text = "<|turn_start|><|im_start|>user\n1 plus 2?<|im_end|>\n<|im_start|>assistant\n"
     assert loaded(env) == {"text": text, "end": "<|im_end|>", "new": 2, "vocabulary": 2}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
 from job.chat_template import BUILT_IN, DEFAULT, OWN, adopt
@@ -161,6 +162,7 @@ def test_a_file_that_is_no_template_is_refused(tmp_path, content, error, reason)
         ({"chat_template": "x" * (2**20 + 1)}, BadSpec, "1,048,577 characters"),
         ("{", BadSpec, "tokenizer_config.json is not valid JSON"),
         ("[]", BadSpec, "tokenizer_config.json is no JSON object"),
+        ({"chat_template": ["x"]}, BadSpec, "not as transformers writes them"),
     ],
 )
 def test_a_model_without_a_usable_template_is_refused(write_donor: Write, config, error, reason):
@@ -206,6 +208,15 @@ def test_lacking_tokens_are_added_once_as_what_they_are_and_survive_saving(make_
     assert [known, known + 1] == [ids[1], ids[3]]
     assert saved.decode(ids, skip_special_tokens=True) == "x<call>y"
     assert (saved.chat_template, saved.eos_token) == (MARKED, "<|im_end|>")
+
+
+def test_an_added_token_is_found_in_the_middle_of_a_text_that_is_normalized(make_tokenizer: MakeTokenizer, tmp_path):
+    """Tokenizers after Llama 2's pattern put a mark before every text, their added tokens' own included."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(make_tokenizer())
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")
+    (call,) = adopt(tokenizer, ChatTemplateChoice(name="x", added_tokens={"<call>": False}))
+
+    assert call in tokenizer("x<call>y").input_ids
 
 
 def test_a_tokenizer_keeps_its_own_template_unless_another_is_asked_for(make_tokenizer: MakeTokenizer):

@@ -184,13 +184,13 @@ def test_the_card_of_a_local_model_names_its_folder_as_given():
 
 def test_the_card_of_a_model_with_new_tokens_says_how_the_base_model_gets_them():
     plain = metrics("./base", None)
-    added = AddedTokens(tokens=("<|im_end|>",), ids=(300,), resized=True)
+    added = AddedTokens(tokens=("<|im_end|>",), ids=(300,), resized_to=301)
     new = TokenizerMetrics(chat_template="chatml (JOB_CHAT_TEMPLATE)", eos_token="<|im_end|>", added_tokens=added)
 
     card = model_card(plain.model_copy(update={"tokenizer": new}), "./adapter")
 
     lines = card.splitlines()
-    resize = next(n for n, line in enumerate(lines) if line.startswith("base.resize_token_embeddings(len(tokenizer))"))
+    resize = next(n for n, line in enumerate(lines) if line.startswith("base.resize_token_embeddings(301)"))
     assert resize < next(n for n, line in enumerate(lines) if "PeftModel.from_pretrained" in line)
     assert "base.generation_config.eos_token_id = tokenizer.eos_token_id" in card
     assert "| chat template | chatml (JOB_CHAT_TEMPLATE) |" in card

@@ -85,19 +85,19 @@ def test_new_tokens_are_learned_and_the_saved_adapter_gives_the_same_logits(make
     save_adapter(trainer, task, tmp_path / "adapter")
 
     assert added.tokens == ("<|im_start|>", "<|im_end|>")
-    assert added.resized == (spare < 2)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    assert added.resized_to == (len(tokenizer) if spare < 2 else None)
     assert len(before) == (1 if tied else 2)
     assert proof.changed_tensors == proof.tensors
     for name, rows in token_rows(trainer).items():
         assert ((rows - before[name]).abs().amax(dim=1) > 1e-3).all(), "a token's row has not moved"
 
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     assert tokenizer.eos_token == "<|im_end|>"
     text = tokenizer.apply_chat_template(TALK, tokenize=False)
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
     assert set(added.ids) <= set(ids[0].tolist())
     base = AutoModelForCausalLM.from_pretrained(folder)
-    if added.resized:
+    if added.resized_to:
         base.resize_token_embeddings(len(tokenizer))
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_a_template_without_new_tokens_leaves_the_model_alone(make_base, tmp_pat
     trainer, added, task = trainer_for(folder, tmp_path, BUILT_IN["plain"])
     save_adapter(trainer, task, tmp_path / "adapter")
 
-    assert (added.ids, added.resized, token_rows(trainer)) == ((), False, {})
+    assert (added.ids, added.resized_to, token_rows(trainer)) == ((), None, {})
     assert AutoTokenizer.from_pretrained(tmp_path / "adapter").chat_template == BUILT_IN["plain"].source
 
 
