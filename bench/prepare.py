@@ -6,6 +6,7 @@ the file, so reading counts against the job only.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -73,6 +74,7 @@ def job_s(path: Path, tokenizer_dir: Path) -> tuple[float, int]:
         train_files=(DataFile(path=path, name=path.name, identity=""),), tokenizer=tokenizer_dir, tokenizer_identity="",
         columns={}, format=None, response_template=None, max_length=MAX_LENGTH, eval_fraction=0.0, seed=1, packing=True,
         gate=GateSettings(bad_rows="fail", max_bad_fraction=1.0, allow=("truncation",)),
+        processes=len(os.sched_getaffinity(0)),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as out:
         began = time.perf_counter()

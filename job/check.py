@@ -39,7 +39,7 @@ def run_check(
     for text in spec.output_uri:
         _check_output(text, spec, console, stop)
     with TemporaryDirectory() as scratch:
-        shop = open_workshop(spec, env, Path(scratch) / "check.log", stop)
+        shop = open_workshop(spec, env, Path(scratch) / "check.log", stop, console.event)
         _check_disk(spec, inputs, console)
         task = Task(lambda: make_task(spec, inputs, shop)).result(stop)
         prepared = _check_rows(spec, task, shop, console)

@@ -73,6 +73,8 @@ class Console:
     def event(self, event: dict[str, Any]) -> None:
         """One line of the worker's ``log.jsonl``."""
         match event["event"]:
+            case "preparing":
+                self._preparing(event)
             case "train_begin":
                 self.say(f"training: {event['total_steps']} steps")
             case "train":
@@ -94,6 +96,14 @@ class Console:
         elif (elapsed := now - self._start[0]) > 0:
             left = (total - step) * elapsed / max(1, step - self._start[1])
             line += f"  {(tokens - self._start[2]) / elapsed:,.0f} tokens/s  {_duration(left)} left"
+        self._renew(line)
+
+    def _preparing(self, event: dict[str, Any]) -> None:
+        left = "" if event["left_s"] is None else f"  {_duration(event['left_s'])} left"
+        self._renew(f"  {event['rows']:,} rows prepared  {event['rows_per_s']:,.0f} rows/s{left}")
+
+    def _renew(self, line: str) -> None:
+        """One more line, or on a terminal the same line again."""
         if self._live and not self._quiet:
             self._stream.write(f"\r\x1b[K{line}")
             self._stream.flush()

@@ -4,22 +4,27 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from job import __version__
+from job.events import EventTail
 from job.inputs import data_files
 from job.inspection import Inputs
 from job.plan import effective_max_length
 from job.processes import Child, StopRequest
-from job.records import DatasetFacts, GateSettings, PackingProbe, Prepared, PrepareTask, Preview
+from job.records import PROGRESS, DatasetFacts, GateSettings, PackingProbe, Prepared, PrepareTask, Preview
 from job.redact import SECRET_NAME
 from job.rundir import read_record, write_json
 from job.spec import JobSpec
 
+Show = Callable[[dict[str, Any]], None]
+
+# More would wait for the one that reads and writes.
+MAX_PROCESSES = 16
 SAMPLE_ROWS = 1000  # enough for a mean length within a few percent, tokenized in a fraction of a second
 # Whatever renders, tokenizes or builds a mask: another version may do it differently.
 _PREPARE_PACKAGES = ("transformers", "tokenizers", "jinja2")
@@ -28,41 +33,43 @@ _PROBE_PACKAGES = ("transformers", "torch")
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where child processes work: their cache, their log, their environment."""
+    """Where child processes work: their cache, their log, their environment, and who is shown their events."""
 
     cache: Path
     log: Path
     env: Mapping[str, str]
     stop: StopRequest
+    show: Show
 
 
-def open_workshop(spec: JobSpec, env: Mapping[str, str], log: Path, stop: StopRequest) -> Workshop:
+def open_workshop(spec: JobSpec, env: Mapping[str, str], log: Path, stop: StopRequest, show: Show) -> Workshop:
     """The workshop of a job. Children get *env* without the job's settings, which they read from files, and without
     credentials, which they need for nothing: whatever a template or a model file makes them do, there is no secret to
     give away."""
     children = {n: value for n, value in env.items() if not n.startswith("JOB_") and not SECRET_NAME.fullmatch(n)}
     path = [str(Path(__file__).resolve().parent.parent), children.get("PYTHONPATH", "")]
     children["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-    return Workshop(spec.work_dir.absolute() / "cache", log, children, stop)
+    return Workshop(spec.work_dir.absolute() / "cache", log, children, stop, show)
 
 
 def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop) -> PrepareTask:
     """The task of preparing every row unpacked, once the datasets and the tokenizer are on this machine."""
-    datasets = shop.cache / "datasets"
+    datasets, model, held_out = shop.cache / "datasets", inputs.model, inputs.held_out
     return PrepareTask(
         train_files=data_files(inputs.train, spec.dataset_weights, datasets),
-        eval_files=data_files([inputs.held_out], (), datasets) if inputs.held_out else (),
-        tokenizer=inputs.model.localize(shop.cache / "models", weights=False),
-        tokenizer_identity=inputs.model.facts.identity,
+        eval_files=data_files([held_out], (), datasets) if held_out else (),
+        tokenizer=model.localize(shop.cache / "models", weights=False),
+        tokenizer_identity=model.facts.identity,
         columns={str(name): column for name, column in spec.columns.items()},
         format=spec.format,
         response_template=spec.response_template,
         chat_template=inputs.chat_template,
         gate=GateSettings(bad_rows=spec.bad_rows, max_bad_fraction=spec.max_bad_fraction, allow=spec.allow),
-        max_length=effective_max_length(spec, inputs.model.facts),
+        max_length=effective_max_length(spec, model.facts),
         eval_fraction=spec.eval_fraction,
         seed=spec.seed,
         packing=False,
+        processes=min(inputs.hardware.cpus, MAX_PROCESSES),
     )
 
 
@@ -99,17 +106,24 @@ def prepare(task: PrepareTask, shop: Workshop) -> tuple[Path, Prepared]:
     Raises:
         BadData: rows that cannot be used.
     """
-    folder = shop.cache / "prepared" / _key(task.model_dump_json(exclude=_LOCAL_PATHS), _PREPARE_PACKAGES)
+    folder = shop.cache / "prepared" / _key(task.model_dump_json(exclude=_OF_THIS_MACHINE), _PREPARE_PACKAGES)
     if not (folder / "prepared.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".prepare-") as scratch:
             out = Path(scratch)
             write_json(out / "task.json", task)
-            Child("job.prepare", [out / "task.json", out], out / "error.json", shop.log, shop.env).wait(shop.stop)
+            events = EventTail(out / PROGRESS)
+            child = Child("job.prepare", [out / "task.json", out], out / "error.json", shop.log, shop.env)
+            child.wait(shop.stop, lambda: _show(events, shop))
             shutil.rmtree(folder, ignore_errors=True)
             out.rename(folder)
             out.mkdir()  # for the context manager to remove
     return folder, read_record(folder / "prepared.json", Prepared)
+
+
+def _show(events: EventTail, shop: Workshop) -> None:
+    for event in events.new():
+        shop.show(event)
 
 
 def preview(task: PrepareTask, rows: int, shop: Workshop) -> Preview:
@@ -126,8 +140,9 @@ def preview(task: PrepareTask, rows: int, shop: Workshop) -> Preview:
         return read_record(out / "preview.json", Preview)
 
 
-_LOCAL_PATHS: dict[str, Any] = {
+_OF_THIS_MACHINE: dict[str, Any] = {
     "tokenizer": True,
+    "processes": True,
     "train_files": {"__all__": {"path"}},
     "eval_files": {"__all__": {"path"}},
 }

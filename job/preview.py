@@ -21,10 +21,10 @@ def run_preview(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, rows: 
     Raises:
         JobError: an input cannot be reached, or a row cannot be used.
     """
-    inputs = find_inputs(spec, env, stop, needs_host=False)
+    inputs = replace(find_inputs(spec, env, stop, needs_host=False), held_out=None)
     with TemporaryDirectory() as scratch:
-        shop = open_workshop(spec, env, Path(scratch) / "preview.log", stop)
-        task = Task(lambda: make_task(spec, replace(inputs, held_out=None), shop)).result(stop)
+        shop = open_workshop(spec, env, Path(scratch) / "preview.log", stop, show=lambda _: None)
+        task = Task(lambda: make_task(spec, inputs, shop)).result(stop)
         shown = preview(task, rows, shop)
     stream.write(to_text(shown, colour=stream.isatty()))
     return f"{len(shown.rows)} rows shown as {spec.model} sees them."

@@ -95,8 +95,8 @@ class Child:
                 stderr=subprocess.STDOUT, env=dict(env), start_new_session=True,
             )  # fmt: skip
 
-    def wait(self, stop: StopRequest) -> None:
-        """Wait for a good end.
+    def wait(self, stop: StopRequest, watch: Callable[[], None] = lambda: None) -> None:
+        """Wait for a good end, calling *watch* several times a second.
 
         Raises:
             JobError: what the child reported, or that it died without a report.
@@ -106,6 +106,7 @@ class Child:
             if stop.signal is not None:
                 end_descendants()
                 stop.check()
+            watch()
             time.sleep(POLL_S)
         if self._process.returncode:
             raise child_error([self._error], self._process.returncode, self._module, self._log, UnsuitableHost)

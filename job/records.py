@@ -115,6 +115,10 @@ class GateSettings(Record):
     allow: tuple[Allowance, ...]
 
 
+# The events of a preparation that takes long, in its folder.
+PROGRESS = "progress.jsonl"
+
+
 class ChatTemplateChoice(Record):
     """The chat template that renders conversations, and what the tokenizer must have for it."""
 
@@ -145,6 +149,7 @@ class PrepareTask(Record):
     seed: int
     packing: bool
     row_limit: int | None = None  # None: every row
+    processes: int = 1  # that share the work
 
 
 class SplitStats(Record):

@@ -46,7 +46,7 @@ class Supervisor:
         work_dir = spec.work_dir.absolute()
         self._run_dir = RunDir(work_dir / "runs" / hashlib.sha256(spec.output_uri[0].encode()).hexdigest()[:16])
         self._log = EventLog(self._run_dir.log)
-        self._shop = open_workshop(spec, env, self._run_dir.root / "prepare.log", stop)
+        self._shop = open_workshop(spec, env, self._run_dir.root / "prepare.log", stop, console.event)
         self._phase, self._phases_s = "start", dict[str, float]()
         self._attempt: Attempt | None = None
 

@@ -97,10 +97,17 @@ def _check(source: str) -> None:
         raise BadSpec("the template is empty.", f"Name another, {' or '.join(BUILT_IN)}.")
     if len(source) > _TEMPLATE_LIMIT:
         raise BadSpec(f"the template has {len(source):,} characters; at most {_TEMPLATE_LIMIT:,} are read.")
+    environment = ImmutableSandboxedEnvironment(extensions=[_Generation, loopcontrols])
     try:
-        ImmutableSandboxedEnvironment(extensions=[_Generation, loopcontrols]).compile(source)
+        # Not compiled: that works constant expressions out, however large their values.
+        tree = environment.parse(source)
     except TemplateSyntaxError as error:
         raise BadSpec(f"it is not valid Jinja (line {error.lineno}: {error.message}).", "Mend that line.") from error
+    except RecursionError as error:
+        raise BadSpec("it is nested too deeply.", f"Name another, {' or '.join(BUILT_IN)}.") from error
+    for used in tree.find_all(nodes.Filter):
+        if used.name not in environment.filters:
+            raise BadSpec(f"it is not valid Jinja (line {used.lineno}: no filter is named {used.name!r}).", "Mend it.")
 
 
 class _Generation(Extension):

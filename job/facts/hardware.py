@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 import pynvml
@@ -17,9 +18,19 @@ def inspect_hardware(env: Mapping[str, str]) -> HardwareFacts:
     return HardwareFacts(
         gpus=gpus,
         driver=driver,
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=usable_cpus(Path("/sys/fs/cgroup/cpu.max")),
         memory_gib=round(psutil.virtual_memory().total / _GIB, 1),
     )
+
+
+def usable_cpus(quota: Path) -> int:
+    """The CPUs this process may run on, no more than the container's *quota* (a ``cpu.max`` of cgroup v2) pays for."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        allowed, period = quota.read_text().split()
+    except OSError:  # no container, or cgroup v1
+        return cpus
+    return cpus if allowed == "max" else max(1, min(cpus, round(int(allowed) / int(period))))
 
 
 def _gpus(visible: str | None) -> tuple[tuple[Gpu, ...], str | None]:

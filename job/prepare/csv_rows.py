@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from job.errors import BadData
 from job.prepare.lines import RECORD_LIMIT, TOO_LONG, decode, opened, read_lines
+from job.prepare.progress import Meter
 from job.prepare.row import Row
 from job.records import DataFile
 
@@ -16,23 +17,23 @@ csv.field_size_limit(RECORD_LIMIT)
 _FIX = "Save the file as UTF-8 CSV."
 
 
-def read_csv(file: DataFile) -> Iterator[Row | BadData]:
+def read_csv(file: DataFile, meter: Meter) -> Iterator[Row | BadData]:
     """One row per record; the problem in the place of one with too few or too many fields.
 
     Raises:
         BadData: from where on the file is no CSV: after a wrong quote nobody knows where the next row begins.
     """
-    with opened(file) as stream:
+    with opened(file, meter) as stream:
         lines = _Lines(stream, file.name)
         reader = csv.reader(lines, strict=True)
         try:
             names = next(filter(None, reader), [])
             _refuse_duplicates(names, f"{file.name}:{reader.line_num}")
             for record in filter(None, reader):  # a blank line is an empty record
-                lines.record_size = 0
+                size, lines.record_size = lines.record_size, 0
                 where = f"{file.name}:{reader.line_num}"
                 if len(record) == len(names):
-                    yield Row(where, dict(zip(names, record, strict=True)))
+                    yield Row(where, dict(zip(names, record, strict=True)), size)
                 else:
                     yield BadData(f"{where}: expected {len(names)} columns, found {len(record)}.", _FIX)
         except csv.Error as error:

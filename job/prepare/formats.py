@@ -4,8 +4,9 @@ Names are those of TRL's dataset formats, with ShareGPT and alpaca beside them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from job.errors import BadData
@@ -249,3 +250,19 @@ def describe(value: Any) -> str:
 
 def _names(row: Row) -> str:
     return ", ".join(map(repr, row.fields))
+
+
+def oddities(chat: Chat) -> Iterable[str]:
+    """What is unusual about a conversation without making it useless."""
+    roles = [message["role"] for message in chat.messages]
+    if "system" in roles[1:]:
+        yield "system turn after the first"
+    talk = [role for role in roles if role not in ("system", "developer", "tool")]
+    if any(one == two for one, two in pairwise(talk)) and "tool" not in roles:
+        yield "the same role twice in a row"
+    if talk and talk[0] == "assistant":
+        yield "begins with the assistant"
+    if roles[-1] != "assistant":
+        yield "ends without an answer"
+    if any(not message.get("content", "").strip() and not message.get("tool_calls") for message in chat.messages):
+        yield "empty turn"

@@ -5,13 +5,11 @@ A refusal names what it found; the operator overrides it by its name in ``JOB_AL
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
 
 import numpy as np
 
 from job.errors import BadData
-from job.prepare.formats import Chat, Example
+from job.prepare.batch import Batch
 from job.records import Findings, GateSettings, SplitStats
 
 SHOWN = 20  # problems that are printed and kept
@@ -26,23 +24,18 @@ class Gate:
         self._bad: list[BadData] = []
         self._bad_rows = self._rows = self.conversations = 0
         self._oddities: Counter[str] = Counter()
-        # Hashes of rows, 8 bytes each, by split: train and eval.
-        self._hashes = {False: array("Q"), True: array("Q")}
+        # 64 bits of each row's content, of train and of eval.
+        self._hashes = array("Q"), array("Q")
 
-    def bad_row(self, problem: BadData) -> None:
-        """A row that cannot be used."""
-        self._rows += 1
-        self._bad_rows += 1
-        if len(self._bad) < SHOWN:
-            self._bad.append(problem)
-
-    def good_row(self, example: Example, content: int, is_eval: bool) -> None:
-        """A row that can be used; *content* is 64 bits of its content."""
-        self._rows += 1
-        self._hashes[is_eval].append(content)
-        if isinstance(example, Chat):
-            self.conversations += 1
-            self._oddities.update(_oddities(example))
+    def add(self, batch: Batch) -> None:
+        """Take note of rows; the order of batches is that of the rows."""
+        self._rows += batch.rows
+        self._bad_rows += len(batch.problems)
+        self._bad += batch.problems[: SHOWN - len(self._bad)]
+        self._oddities += batch.oddities
+        self.conversations += batch.conversations
+        for hashes, split in zip(self._hashes, (batch.train, batch.eval), strict=True):
+            hashes.frombytes(split.contents.tobytes())
 
     def judge_rows(self) -> None:
         """Once every row has been read.
@@ -90,13 +83,15 @@ class Gate:
 
     def findings(self) -> Findings:
         """Everything that was counted."""
-        train, held_out = (np.frombuffer(self._hashes[split], dtype=np.uint64) for split in (False, True))
-        unique = np.unique(train)
+        train, held_out = (np.frombuffer(hashes, dtype=np.uint64) for hashes in self._hashes)
+        train.sort()  # in place: a set of so many hashes would take ten times their memory
+        places = np.searchsorted(train, held_out, side="right") - 1
+        found = places[places >= 0]
         return Findings(
             bad_rows=self._bad_rows,
             first_bad_rows=tuple(str(problem) for problem in self._bad),
-            duplicate_rows=len(train) - len(unique),
-            rows_in_train_and_eval=int(np.isin(held_out, unique).sum()),
+            duplicate_rows=int((train[1:] == train[:-1]).sum()),
+            rows_in_train_and_eval=int((train[found] == held_out[places >= 0]).sum()),
             oddities=dict(sorted(self._oddities.items())),
         )
 
@@ -110,19 +105,3 @@ class Gate:
         shown = "\n".join(f"  - {problem}" for problem in self._bad)
         more = f"\n  and {self._bad_rows - SHOWN} more" if self._bad_rows > SHOWN else ""
         return BadData(f"{self._bad_rows:,} rows cannot be used:\n{shown}{more}\n", verdict)
-
-
-def _oddities(chat: Chat) -> Iterable[str]:
-    """What is unusual about a conversation without making it useless."""
-    roles = [message["role"] for message in chat.messages]
-    if "system" in roles[1:]:
-        yield "system turn after the first"
-    talk = [role for role in roles if role not in ("system", "developer", "tool")]
-    if any(one == two for one, two in pairwise(talk)) and "tool" not in roles:
-        yield "the same role twice in a row"
-    if talk and talk[0] == "assistant":
-        yield "begins with the assistant"
-    if roles[-1] != "assistant":
-        yield "ends without an answer"
-    if any(not message.get("content", "").strip() and not message.get("tool_calls") for message in chat.messages):
-        yield "empty turn"

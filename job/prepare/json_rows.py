@@ -6,10 +6,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from job.errors import BadData
 from job.prepare.lines import BOM, RECORD_LIMIT, TOO_LONG, decode, opened, read_lines
+from job.prepare.progress import Meter
 from job.prepare.row import Row
 from job.records import DataFile
 
@@ -18,27 +20,34 @@ DEPTH_LIMIT = 100  # nested brackets; far below where the interpreter gives up, 
 _CHUNK = 2**18  # bytes of an array read at a time
 
 
-def read_json_lines(file: DataFile) -> Iterator[Row | BadData]:
-    """One row per line that is not blank; the problem in the place of a row that cannot be read."""
-    strict = _StrictDecoder()
-    with opened(file) as stream:
+@dataclass(frozen=True, slots=True)
+class JsonLine:
+    """A line that is yet to be decoded."""
+
+    where: str
+    raw: bytes
+
+    def row(self) -> Row | BadData:
+        """The line's row, or the problem with it."""
+        try:
+            text = decode(self.raw, self.where)
+            record = _LINES.decode(text)
+        except BadData as problem:
+            return problem
+        except (ValueError, RecursionError) as error:
+            return _not_json(self.where, error)
+        return _checked(self.where, record, _LINES.fault(record, text, 0, len(text)), len(self.raw))
+
+
+def read_json_lines(file: DataFile, meter: Meter) -> Iterator[JsonLine | BadData]:
+    """One item per line that is not blank; the problem in the place of a line that is too long."""
+    with opened(file, meter) as stream:
         for number, line in enumerate(read_lines(stream), start=1):
             where = f"{file.name}:{number}"
             if line is None:
                 yield BadData(f"{where}: the line {TOO_LONG}.", "Split the record, or leave it out.")
-            elif line.strip():
-                yield _row_of_line(strict, line.rstrip(), where)
-
-
-def _row_of_line(strict: "_StrictDecoder", line: bytes, where: str) -> Row | BadData:
-    try:
-        text = decode(line, where)
-        record = strict.decode(text)
-    except BadData as problem:
-        return problem
-    except (ValueError, RecursionError) as error:
-        return _not_json(where, error)
-    return _checked(where, record, strict.fault(record, text, 0, len(text)))
+            elif stripped := line.rstrip():
+                yield JsonLine(where, stripped)
 
 
 def starts_array(file: DataFile) -> bool:
@@ -47,21 +56,22 @@ def starts_array(file: DataFile) -> bool:
         return stream.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
 
 
-def read_json_array(file: DataFile) -> Iterator[Row | BadData]:
+def read_json_array(file: DataFile, meter: Meter) -> Iterator[Row | BadData]:
     """One row per element, read and dropped one by one.
 
     Raises:
         BadData: the text is not a JSON array, from the element on where it stops being one.
     """
     strict, number = _StrictDecoder(), 0
-    with opened(file) as stream:
+    with opened(file, meter) as stream:
         window = _Window(stream, file.name)
         window.take("[")
         more = window.next_character() != "]"
         while more:
             number += 1
             record, begin, end = window.element(strict, number)
-            yield _checked(f"{file.name}:row {number}", record, strict.fault(record, window.text, begin, end))
+            where = f"{file.name}:row {number}"
+            yield _checked(where, record, strict.fault(record, window.text, begin, end), end - begin)
             more = window.next_character() == ","
             if more:
                 window.take(",")
@@ -186,6 +196,9 @@ class _StrictDecoder:
         return value
 
 
+_LINES = _StrictDecoder()
+
+
 def _depth(value: Any) -> int:
     """Levels of brackets, counted up to the first beyond the limit."""
     level, depth = [value], 0
@@ -206,9 +219,9 @@ def _not_json(where: str, error: ValueError | RecursionError) -> BadData:
     return BadData(f"{where}: a number has too many digits.", "Write it as a string.")  # int() refuses above 4,300
 
 
-def _checked(where: str, record: Any, fault: str | None) -> Row | BadData:
+def _checked(where: str, record: Any, fault: str | None, size: int) -> Row | BadData:
     if fault:
         return BadData(f"{where}: {fault}.", "Mend the record.")
     if isinstance(record, dict):
-        return Row(where, record)
+        return Row(where, record, size)
     return BadData(f"{where}: expected an object, found {type(record).__name__}.", "Write one object per row.")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from job.errors import BadData
+from job.prepare.progress import Meter
 from job.records import DataFile
 
 # Bytes of one record, decompressed. Four million tokens of text are far above any model's context, and even
@@ -20,15 +21,19 @@ _BUFFER = 2**18  # bytes read at a time
 
 
 @contextlib.contextmanager
-def opened(file: DataFile) -> Iterator[BinaryIO]:
-    """The decompressed bytes of *file*, as a stream.
+def opened(file: DataFile, meter: Meter | None = None) -> Iterator[BinaryIO]:
+    """The decompressed bytes of *file*, as a stream; *meter* is told how far it has been read.
 
     Raises:
         BadData: from the block that reads, where the compressed data is cut off or damaged.
     """
     try:
         with contextlib.ExitStack() as stack:
-            yield _decompressed(file, stack)
+            raw = stack.enter_context(file.path.open("rb", buffering=0))
+            if meter:
+                meter.follow(file, raw.tell, file.path.stat().st_size)
+                stack.callback(meter.finish, file)
+            yield _decompressed(file, raw, stack)
     except (EOFError, zlib.error) as error:
         raise _damaged(file, str(error)) from error
     except OSError as error:
@@ -37,19 +42,18 @@ def opened(file: DataFile) -> Iterator[BinaryIO]:
         raise _damaged(file, str(error)) from error
 
 
-def _decompressed(file: DataFile, stack: contextlib.ExitStack) -> BinaryIO:
+def _decompressed(file: DataFile, raw: io.RawIOBase, stack: contextlib.ExitStack) -> BinaryIO:
     if file.path.suffix not in (".gz", ".zst"):
-        return stack.enter_context(file.path.open("rb", buffering=_BUFFER))
+        return io.BufferedReader(raw, _BUFFER)
     if file.path.stat().st_size == 0:
         raise _damaged(file, "it is empty, without even a header")
     if file.path.suffix == ".gz":
-        raw = cast(io.RawIOBase, stack.enter_context(gzip.GzipFile(file.path)))
-        return stack.enter_context(io.BufferedReader(raw, _BUFFER))
-    import pyarrow
+        plain = cast(io.RawIOBase, stack.enter_context(gzip.GzipFile(fileobj=io.BufferedReader(raw, _BUFFER))))
+    else:
+        import pyarrow
 
-    source = stack.enter_context(pyarrow.OSFile(str(file.path)))
-    raw = stack.enter_context(pyarrow.CompressedInputStream(source, "zstd"))
-    return stack.enter_context(io.BufferedReader(raw, _BUFFER))
+        plain = stack.enter_context(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
+    return stack.enter_context(io.BufferedReader(plain, _BUFFER))
 
 
 def _damaged(file: DataFile, reason: str) -> BadData:

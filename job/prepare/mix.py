@@ -9,7 +9,8 @@ from itertools import groupby
 
 from job.errors import BadData
 from job.prepare.formats import Reading, recognise
-from job.prepare.read import Row, read_rows
+from job.prepare.progress import Meter
+from job.prepare.read import Record, Row, read_records, read_rows
 from job.records import DataFile, Format, PrepareTask
 
 _SHOWN_NAMES = 20
@@ -57,9 +58,9 @@ def _first_row(files: tuple[DataFile, ...], *, skip_bad: bool) -> Row | None:
     return None
 
 
-def in_turns(sources: Sequence[Source]) -> Iterator[tuple[Source, Row | BadData]]:
-    """A row of each source in turn, so that the first thousand show all of them."""
-    turns = deque((source, read_rows(source.files)) for source in sources)
+def in_turns(sources: Sequence[Source], meter: Meter) -> Iterator[tuple[Source, Record]]:
+    """A record of each source in turn, so that the first thousand show all of them."""
+    turns = deque((source, read_records(source.files, meter)) for source in sources)
     while turns:
         source, rows = turns.popleft()
         if row := next(rows, None):

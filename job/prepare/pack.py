@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 # Rows packed together. TRL packs one batch of Dataset.map at a time: 1,000 rows.
 WINDOW = 1000
+# Fewer where rows are very long, as a window stands in memory: 8 bytes a token.
+WINDOW_TOKENS = 2**23
 
 
 def pack(lengths: Sequence[int], length: int) -> list[list[int]]:

@@ -8,6 +8,8 @@ from job.child import run_child
 from job.errors import BadData
 from job.prepare.formats import Chat, to_example
 from job.prepare.mix import in_turns, recognise_sources
+from job.prepare.progress import Meter
+from job.prepare.read import to_row
 from job.prepare.story import make_reading
 from job.prepare.tokenize import IGNORED, RowTokenizer, Tokens
 from job.records import PrepareTask, Preview, PreviewPiece, PreviewRow
@@ -24,7 +26,8 @@ def preview(task: PrepareTask) -> Preview:
     reading = make_reading(task, tokenizer)
     sources = recognise_sources(task, reading)
     rows, conversations = [], False
-    for source, row in islice(in_turns(sources), task.row_limit):
+    for source, record in islice(in_turns(sources, Meter(task.train_files)), task.row_limit):
+        row = to_row(record)
         if isinstance(row, BadData):
             raise row
         example = to_example(row, source.format, reading)

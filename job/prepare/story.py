@@ -1,32 +1,31 @@
-"""The story of preparation: read → recognise → tokenize and mask → split → pack → Arrow, under the gate's eyes."""
+"""The story of preparation: read → recognise → tokenize and mask → split → pack → Arrow, under the gate's eyes.
+
+This process reads and writes; a crew of others does what lies between, on chunks of records.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from job.errors import BadData
-from job.prepare.formats import Example, Reading, to_example
+from job.events import EventLog
+from job.prepare.batch import Batch, Candidate, RowWorker
+from job.prepare.crew import Crew
+from job.prepare.formats import Reading
 from job.prepare.gate import Gate
-from job.prepare.mix import Source, content_hash, copies, in_turns, is_held_out, recognise_sources
+from job.prepare.json_rows import JsonLine
+from job.prepare.mix import Source, in_turns, recognise_sources
+from job.prepare.progress import Meter, Progress
+from job.prepare.read import Record, Row
 from job.prepare.tokenize import RowTokenizer
 from job.prepare.write import SplitWriter
-from job.records import Prepared, PrepareTask, SplitStats
+from job.records import PROGRESS, Prepared, PrepareTask, SplitStats
 
-# Rows tokenized in one call: enough to keep all cores busy, little enough to stay in cache.
-CHUNK = 512
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A row that could be read and understood. *content* is 64 bits of it, *times* how often it is trained on."""
-
-    where: str
-    example: Example
-    content: int
-    is_eval: bool
-    times: int
+# Records handed over at once: enough that handing over costs nothing, few enough that all processes end together.
+CHUNK = 128
+CHUNK_BYTES = 2**19
 
 
 def prepare(task: PrepareTask, out: Path) -> Prepared:
@@ -38,23 +37,25 @@ def prepare(task: PrepareTask, out: Path) -> Prepared:
     tokenizer, gate = RowTokenizer(task.tokenizer, task.chat_template), Gate(task.gate)
     reading = make_reading(task, tokenizer)
     sources = recognise_sources(task, reading)
-    # The evaluation rows have the first source's format.
-    held_out = [replace(sources[0], files=task.eval_files, weight=1.0)]
+    meter = Meter((*task.train_files, *task.eval_files))
+    progress = Progress(EventLog(out / PROGRESS), meter, task.row_limit)
     with contextlib.ExitStack() as stack:
-        splits = [
+        crew = stack.enter_context(Crew[list[Candidate], Batch](RowWorker(task, reading, tokenizer), task.processes))
+        train, held_out = (
             stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing))
             for name in ("train", "eval")
-        ]
-        for chunk in _chunks(_candidates(task, sources, reading, gate)):
-            _tokenize(chunk, tokenizer, gate, splits)
-        for chunk in _chunks(_candidates(task, held_out, reading, gate)):
-            _tokenize([replace(candidate, is_eval=True, times=1) for candidate in chunk], tokenizer, gate, splits)
-    _judge(task, gate, sources, tokenizer, splits)
+        )
+        for batch in crew.map(_chunks(_candidates(task, sources, meter))):
+            gate.add(batch)
+            train.add(batch.train)
+            held_out.add(batch.eval)
+            progress.add(batch.rows)
+    _judge(task, gate, sources, tokenizer, (train.stats, held_out.stats))
     return Prepared(
         format=", ".join(dict.fromkeys(source.format for source in sources)),
         format_reason="; ".join(dict.fromkeys(source.reason for source in sources)),
-        train=splits[0].stats,
-        eval=splits[1].stats if _evaluates(task) else None,
+        train=train.stats,
+        eval=held_out.stats if _evaluates(task) else None,
         findings=gate.findings(),
         chat_template=tokenizer.chat_template if task.chat_template or gate.conversations else None,
     )
@@ -68,44 +69,47 @@ def _evaluates(task: PrepareTask) -> bool:
     return bool(task.eval_fraction or task.eval_files)
 
 
-def _candidates(task: PrepareTask, sources: Sequence[Source], reading: Reading, gate: Gate) -> Iterator[Candidate]:
-    """The rows of *sources* that can be used; the others go to the gate."""
-    for source, row in islice(in_turns(sources), task.row_limit):
-        try:
-            if isinstance(row, BadData):
-                raise row
-            example = to_example(row, source.format, reading)
-        except BadData as problem:
-            gate.bad_row(problem)
-            continue
-        content = content_hash(row, task.seed)
-        is_eval = is_held_out(content, task.eval_fraction)
-        times = 1 if is_eval else copies(row, source.weight, task.seed)
-        if times:
-            yield Candidate(row.where, example, content, is_eval, times)
+def _candidates(task: PrepareTask, sources: Sequence[Source], meter: Meter) -> Iterator[Candidate]:
+    """The records of all sources, then those to evaluate on, which have the first source's format."""
+    for source, record in islice(in_turns(sources, meter), task.row_limit):
+        yield Candidate(record, source.format, source.weight, held_out=False)
+    held_out = [replace(sources[0], files=task.eval_files)]
+    for source, record in islice(in_turns(held_out, meter), task.row_limit):
+        yield Candidate(record, source.format, weight=1.0, held_out=True)
 
 
 def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
-    while chunk := list(islice(candidates, CHUNK)):
+    chunk: list[Candidate] = []
+    size = 0
+    for candidate in candidates:
+        chunk.append(candidate)
+        size += _size(candidate.record)
+        if len(chunk) == CHUNK or size > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
 
 
-def _tokenize(chunk: list[Candidate], tokenizer: RowTokenizer, gate: Gate, splits: Sequence[SplitWriter]) -> None:
-    """Tokens of *chunk* into their splits, training rows first; what the chat template refuses goes to the gate."""
-    rows = tokenizer([(candidate.where, candidate.example) for candidate in chunk])
-    for candidate, tokens in zip(chunk, rows, strict=True):
-        if isinstance(tokens, BadData):
-            gate.bad_row(tokens)
-            continue
-        gate.good_row(candidate.example, candidate.content, candidate.is_eval)
-        for _ in range(candidate.times):
-            splits[candidate.is_eval].add(tokens)
+def _size(record: Record) -> int:
+    """Bytes, about."""
+    match record:
+        case JsonLine():
+            return len(record.raw)
+        case Row():
+            return record.size
+        case _:
+            return 0
 
 
 def _judge(
-    task: PrepareTask, gate: Gate, sources: list[Source], tokenizer: RowTokenizer, splits: Sequence[SplitWriter]
+    task: PrepareTask,
+    gate: Gate,
+    sources: Sequence[Source],
+    tokenizer: RowTokenizer,
+    stats: tuple[SplitStats, SplitStats],
 ) -> None:
-    train, held_out = (split.stats for split in splits)
+    train, held_out = stats
     gate.judge_rows()
     _refuse_empty(train, "JOB_DATASET_URI", task)
     if _evaluates(task):

@@ -7,6 +7,7 @@ from typing import Any
 
 from job.errors import BadData
 from job.prepare.lines import RECORD_LIMIT, TOO_LONG
+from job.prepare.progress import Meter
 from job.prepare.row import Row
 from job.records import DataFile
 
@@ -14,7 +15,7 @@ _ROWS = 16  # decoded at a time; few, because a file of a kilobyte can hold a gi
 _IPC_FILE = b"ARROW1"  # what an Arrow file begins with; a stream, as datasets.save_to_disk writes it, does not
 
 
-def read_parquet(file: DataFile) -> Iterator[Row | BadData]:
+def read_parquet(file: DataFile, meter: Meter) -> Iterator[Row | BadData]:
     """All rows; the problem in the place of one with a value that Python cannot hold.
 
     Raises:
@@ -26,10 +27,11 @@ def read_parquet(file: DataFile) -> Iterator[Row | BadData]:
     piecewise = {"pre_buffer": False, "buffer_size": 2**20}
     with _readable(file, "Parquet"), pyarrow.parquet.ParquetFile(file.path, **piecewise) as table:
         _refuse_duplicates(file, table.schema_arrow.names)
-        yield from _rows(file, table.iter_batches(batch_size=_ROWS, use_threads=False))
+        batches = table.iter_batches(batch_size=_ROWS, use_threads=False)
+        yield from _rows(file, _counted(batches, file, meter, table.metadata.num_rows))
 
 
-def read_arrow(file: DataFile) -> Iterator[Row | BadData]:
+def read_arrow(file: DataFile, meter: Meter) -> Iterator[Row | BadData]:
     """All rows of an Arrow IPC file or stream; the problem in the place of one that Python cannot hold.
 
     Raises:
@@ -39,7 +41,17 @@ def read_arrow(file: DataFile) -> Iterator[Row | BadData]:
 
     # Mapped, so that batches of any size take no memory of their own.
     with _readable(file, "Arrow"), pyarrow.memory_map(str(file.path)) as source:
+        meter.follow(file, source.tell, source.size())
         yield from _rows(file, _validated(file, source))
+        meter.finish(file)
+
+
+def _counted(batches: Iterable[Any], file: DataFile, meter: Meter, total: int) -> Iterator[Any]:
+    done = 0
+    meter.follow(file, lambda: done, total)
+    for batch in batches:
+        yield batch
+        done += batch.num_rows
 
 
 def _validated(file: DataFile, source: Any) -> Iterator[Any]:
@@ -60,11 +72,13 @@ def _rows(file: DataFile, batches: Iterable[Any]) -> Iterator[Row | BadData]:
     number = 0
     for batch in batches:
         for start in range(0, batch.num_rows, _ROWS):
-            for record in _records(batch.slice(start, _ROWS)):
+            rows = batch.slice(start, _ROWS)
+            size = rows.nbytes // rows.num_rows
+            for record in _records(rows):
                 number += 1
                 where = f"{file.name}:row {number}"
                 if isinstance(record, dict):
-                    yield Row(where, record)
+                    yield Row(where, record, size)
                 else:
                     yield BadData(f"{where} cannot be read ({_said(record)}).", "Leave it out, or mend it.")
 

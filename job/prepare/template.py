@@ -13,6 +13,7 @@ from transformers.utils.chat_template_utils import (
 )
 
 from job.prepare.formats import Message
+from job.prepare.limits import TEXT_LIMIT, RenderLimit, TooCostly
 
 Span = tuple[int, int]  # characters, end exclusive
 
@@ -38,6 +39,9 @@ class ChatTemplate:
         openings: what stands between the generation prompt and a turn's words.
         closing: what follows the words of an earlier turn before the next one's header.
         unclosed: the token that ends the last turn and that the template leaves out, as the next header brings it.
+
+    Raises:
+        TooCostly: the short conversation, or later a row, takes the template too long or too much memory.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, Any], added_tokens: Iterable[str]) -> None:
@@ -45,6 +49,7 @@ class ChatTemplate:
         self._special_tokens = special_tokens
         longest_first = sorted((token for token in added_tokens if token.strip()), key=len, reverse=True)
         self._tools: list[Any] | None = None
+        self._limit = RenderLimit()
         self._added = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._as_parts = self.by_markers = False
         self.writes_content = True
@@ -86,18 +91,23 @@ class ChatTemplate:
     def _render(self, messages: list[Message], **options: Any) -> tuple[str, list[Span]]:
         if self._as_parts:
             messages = [message | {"content": _part(message["content"])} for message in messages]
-        texts, spans = render_jinja_template(
-            conversations=[messages],
-            tools=self._tools,
-            chat_template=self._source,
-            **options,
-            **self._special_tokens,
-        )
+        with self._limit:
+            texts, spans = render_jinja_template(
+                conversations=[messages],
+                tools=self._tools,
+                chat_template=self._source,
+                **options,
+                **self._special_tokens,
+            )
+        if len(texts[0]) > TEXT_LIMIT:
+            raise TooCostly(f"writes more than {TEXT_LIMIT // 2**20} million characters")
         return texts[0], spans[0] if spans else []
 
     def _look(self) -> None:
         # A template that asks for the date must get the same one for all renderings of a row, at midnight too.
-        _compile_jinja_template(self._source).environment.globals["strftime_now"] = datetime.now().strftime
+        with self._limit:  # the compiler works constant expressions out
+            template = _compile_jinja_template(self._source)
+        template.environment.globals["strftime_now"] = datetime.now().strftime
         # Templates of some vision models drop or refuse a content that is a string; they want a list of parts.
         # Some others want a system turn.
         forms = ((as_parts, lead) for lead in ([], [_SYSTEM]) for as_parts in (False, True))

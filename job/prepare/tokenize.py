@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from job.chat_template import DEFAULT, OWN
+from job.chat_template import DEFAULT
 from job.errors import BadData
 from job.prepare.formats import Chat, Example, Text
-from job.prepare.load import load_tokenizer
+from job.prepare.limits import TooCostly, limited_memory
+from job.prepare.load import OTHER_TEMPLATE, load_tokenizer, whose
 from job.prepare.template import ChatTemplate, Span
-from job.prepare.turns import end_tokens, render_with_turns
+from job.prepare.turns import render_with_turns
 from job.records import ChatTemplateChoice
 
 IGNORED = -100
@@ -36,14 +38,12 @@ class RowTokenizer:
     """
 
     def __init__(self, folder: Path, chosen: ChatTemplateChoice | None = None) -> None:
-        self._tokenizer, self.chat_template = load_tokenizer(folder, chosen)
-        self._of = "of JOB_MODEL" if self.chat_template == OWN else str(self.chat_template)
+        loaded = load_tokenizer(folder, chosen)
+        self._tokenizer, self._template = loaded.tokenizer, loaded.template
+        self.chat_template, self.end_of_turn = loaded.chat_template, loaded.end_of_turn
         self._backend = self._tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        source, special = self._tokenizer.get_chat_template(), self._tokenizer.special_tokens_map
-        self._template = ChatTemplate(source, special, self._tokenizer.added_tokens_encoder)
-        self.end_of_turn = end_tokens(self._template)
 
     @property
     def has_chat_template(self) -> bool:
@@ -64,7 +64,7 @@ class RowTokenizer:
         turns cannot be told apart, stands the problem.
 
         Raises:
-            BadData: the tokenizer cannot serve any row.
+            BadData: the tokenizer cannot serve any row, or the chat template costs too much to serve this one.
         """
         tokens: dict[int, Tokens | BadData] = {}
         texts = [(i, e) for i, (_, e) in enumerate(examples) if isinstance(e, Text)]
@@ -77,23 +77,46 @@ class RowTokenizer:
         full = self._ids([self._ended(example.text) for example in examples], special=True)
         prompts = iter(self._ids([e.prompt for e in examples if e.prompt is not None], special=True))
         return [
-            _after_prompt(ids, [] if example.prompt is None else next(prompts))
+            _after_prompt(ids, 0, [] if example.prompt is None else next(prompts))
             for example, ids in zip(examples, full, strict=True)
         ]
 
     def _chats(self, examples: list[tuple[str, Chat]]) -> list[Tokens | BadData]:
-        outcomes = [self._render_chat(where, example) for where, example in examples]
+        with limited_memory():
+            outcomes = [self._render_chat(where, example) for where, example in examples]
         rendered = [outcome for outcome in outcomes if not isinstance(outcome, BadData)]
-        # Offsets cost time, and only spans need them.
-        spanned = iter(self._encodings([text for text, trained in rendered if not isinstance(trained, str)]))
-        prompted = [(text, trained) for text, trained in rendered if isinstance(trained, str)]
-        full = iter(self._ids([text for text, _ in prompted], special=False))
-        prompts = iter(self._ids([prompt for _, prompt in prompted], special=False))
-        tokens = iter(
-            _after_prompt(next(full), next(prompts)) if isinstance(trained, str) else _in_spans(next(spanned), trained)
-            for _, trained in rendered
-        )
-        return [outcome if isinstance(outcome, BadData) else next(tokens) for outcome in outcomes]
+        spanned = [(text, spans) for text, spans in rendered if not isinstance(spans, str)]
+        prompted = [(text, prompt) for text, prompt in rendered if isinstance(prompt, str)]
+        tokens = {str: iter(self._after_prompts(prompted)), list: iter(self._in_spans(spanned))}
+        return [outcome if isinstance(outcome, BadData) else next(tokens[type(outcome[1])]) for outcome in outcomes]
+
+    def _in_spans(self, rendered: list[tuple[str, list[Span]]]) -> list[Tokens]:
+        encodings = self._backend.encode_batch([text for text, _ in rendered], add_special_tokens=False)
+        return [_in_spans(encoding, spans) for encoding, (_, spans) in zip(encodings, rendered, strict=True)]
+
+    def _after_prompts(self, rendered: list[tuple[str, str]]) -> list[Tokens]:
+        full = self._ids([text for text, _ in rendered], special=False)
+        starts = [self._sure_start(ids, text, prompt) for ids, (text, prompt) in zip(full, rendered, strict=True)]
+        # The rest of a prompt is mostly its last header, the same in every row.
+        rests = list(dict.fromkeys(rest for _, rest in starts))
+        rest_ids = dict(zip(rests, self._ids(rests, special=False), strict=True))
+        return [_after_prompt(ids, start, rest_ids[rest]) for ids, (start, rest) in zip(full, starts, strict=True)]
+
+    def _sure_start(self, ids: list[int], text: str, prompt: str) -> tuple[int, str]:
+        """How many of the first *ids*, those of *text*, are surely those of *prompt*, and the rest of *prompt*.
+
+        What stands on the two sides of an added token is encoded apart, so up to the last one that the prompt holds,
+        the prompt's tokens are those of the text. Unless the tokenizer found other added tokens than are looked for.
+        """
+        template = self._template
+        given = template.added_tokens(prompt) if text.startswith(prompt) else []
+        if not given:
+            return 0, prompt
+        token = self._backend.token_to_id(given[-1])
+        if ids.count(token) != template.added_tokens(text).count(given[-1]):
+            return 0, prompt
+        places = (place for place, found in enumerate(ids) if found == token)
+        return next(islice(places, given.count(given[-1]) - 1, None)), prompt[prompt.rindex(given[-1]) :]
 
     def _ended(self, text: str) -> str:
         """*text* with the end token that makes a model stop, as TRL appends it."""
@@ -112,14 +135,17 @@ class RowTokenizer:
             return template.render(example.messages), prompt
         except BadData as problem:
             return problem
+        except TooCostly as limit:
+            whose_template = f"{where}: the chat template {whose(self.chat_template)}"
+            raise BadData(f"{whose_template} {limit} to write this row.", OTHER_TEMPLATE) from limit
         except Exception as error:  # a template is a program of the model's author and may raise anything
             reason = f"{type(error).__name__}: {error}"
-            return BadData(f"{where}: the chat template {self._of} refuses this row ({reason}).")
+            return BadData(f"{where}: the chat template {whose(self.chat_template)} refuses this row ({reason}).")
 
     def _usable_template(self, where: str) -> ChatTemplate:
         if not self._template.writes_content:
             raise BadData(
-                f"{where}: the chat template {self._of} does not write what the turns say.",
+                f"{where}: the chat template {whose(self.chat_template)} does not write what the turns say.",
                 "Set JOB_CHAT_TEMPLATE to another, such as plain, or use rows with prompt and completion.",
             )
         return self._template
@@ -127,17 +153,15 @@ class RowTokenizer:
     def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=special)]
 
-    def _encodings(self, texts: list[str]) -> list[Encoding]:
-        """With character offsets."""
-        return list(self._backend.encode_batch(texts, add_special_tokens=False))
 
-
-def _after_prompt(ids: list[int], prompt_ids: list[int]) -> Tokens:
-    """Loss on what follows the common prefix of *ids* and *prompt_ids*, TRL's rule for prompt and completion."""
-    input_ids = np.array(ids, dtype=np.int32)
-    start = next((i for i, (a, b) in enumerate(zip(ids, prompt_ids, strict=False)) if a != b), None)
+def _after_prompt(ids: list[int], start: int, prompt_ids: list[int]) -> Tokens:
+    """Loss on what follows the common prefix of *ids* and the prompt, TRL's rule for prompt and completion. The first
+    *start* tokens are the prompt's; *prompt_ids* are those that it goes on with."""
+    input_ids, prompt = np.array(ids, dtype=np.int32), np.array(prompt_ids, dtype=np.int32)
+    compared = min(len(input_ids) - start, len(prompt))
+    differ = np.flatnonzero(input_ids[start : start + compared] != prompt[:compared])
     labels = input_ids.copy()
-    labels[: min(len(ids), len(prompt_ids)) if start is None else start] = IGNORED
+    labels[: start + (differ[0] if differ.size else compared)] = IGNORED
     return Tokens(input_ids, labels)
 
 

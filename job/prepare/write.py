@@ -7,7 +7,8 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from job.prepare.pack import WINDOW, pack
+from job.prepare.batch import SplitBatch
+from job.prepare.pack import WINDOW, WINDOW_TOKENS, pack
 from job.prepare.tokenize import IGNORED, Tokens
 from job.records import SplitStats
 
@@ -15,7 +16,7 @@ _TOKENS = pa.list_(pa.int32())
 
 
 class SplitWriter:
-    """Cuts rows to *max_length*, drops those with nothing left to learn, packs if asked, writes, and counts."""
+    """Packs rows of at most *max_length* tokens if asked, writes and counts them."""
 
     def __init__(self, path: Path, max_length: int, packing: bool) -> None:
         self._max_length = max_length
@@ -24,13 +25,17 @@ class SplitWriter:
         self._schema = pa.schema(fields)
         self._writer = pa.ipc.new_stream(str(path), self._schema)
         self._window: list[Tokens] = []
+        self._window_tokens = 0
         self._counts = dict.fromkeys(SplitStats.model_fields, 0)
 
-    def add(self, row: Tokens) -> None:
-        if (kept := self._cut(row)) is not None:
-            self._window.append(kept)
-        if len(self._window) == WINDOW:
-            self._flush()
+    def add(self, batch: SplitBatch) -> None:
+        self._count(batch)
+        ends = np.cumsum(batch.lengths)
+        for begin, end in zip(ends - batch.lengths, ends, strict=True):
+            self._window.append(Tokens(batch.input_ids[begin:end], batch.labels[begin:end]))
+            self._window_tokens += int(end - begin)
+            if len(self._window) == WINDOW or self._window_tokens >= WINDOW_TOKENS:
+                self._flush()
 
     def __enter__(self) -> Self:
         return self
@@ -45,23 +50,17 @@ class SplitWriter:
     def stats(self) -> SplitStats:
         return SplitStats(**self._counts)
 
-    def _cut(self, row: Tokens) -> Tokens | None:
-        cut = Tokens(row.input_ids[: self._max_length], row.labels[: self._max_length])
-        trained = int((cut.labels != IGNORED).sum())
-        self._counts["truncated_rows"] += len(row.input_ids) > self._max_length
-        self._counts["truncated_tokens"] += len(row.input_ids) - len(cut.input_ids)
-        if not trained:
-            self._counts["dropped_rows"] += 1
-            self._counts["dropped_tokens"] += len(cut.input_ids)
-            return None
-        self._counts["rows"] += 1
-        self._counts["tokens"] += len(cut.input_ids)
-        self._counts["trained_tokens"] += trained
-        self._counts["max_tokens"] = max(self._counts["max_tokens"], len(cut.input_ids))
-        return cut
+    def _count(self, batch: SplitBatch) -> None:
+        counts = self._counts
+        for name in ("truncated_rows", "truncated_tokens", "dropped_rows", "dropped_tokens"):
+            counts[name] += getattr(batch, name)
+        counts["rows"] += len(batch.lengths)
+        counts["tokens"] += len(batch.input_ids)
+        counts["trained_tokens"] += int((batch.labels != IGNORED).sum())
+        counts["max_tokens"] = max(counts["max_tokens"], int(batch.lengths.max(initial=0)))
 
     def _flush(self) -> None:
-        rows, self._window = self._window, []
+        rows, self._window, self._window_tokens = self._window, [], 0
         if not rows:
             return
         groups = pack([len(row.input_ids) for row in rows], self._max_length) if self._packing else _alone(rows)

@@ -128,6 +128,13 @@ def test_a_template_is_read_from_s3_and_from_the_hub(s3_server, hub_server):
     assert find_chat_template("org/chat").source == find_chat_template("hf://org/chat").source == CHATML
 
 
+def test_a_template_is_not_worked_out_where_it_is_found(tmp_path):
+    source = "{{ 'x' * 10 ** 12 }}"
+    (tmp_path / "x.jinja").write_text(source)
+
+    assert find_chat_template(str(tmp_path / "x.jinja")).source == source
+
+
 # What is refused
 
 
@@ -136,8 +143,9 @@ def test_a_template_is_read_from_s3_and_from_the_hub(s3_server, hub_server):
     [
         (b" \n\t", BadSpec, "the template is empty"),
         (b"{% for m in messages %}\n{{ m.role }}\n{% endif %}", BadSpec, r"not valid Jinja \(line 3"),
-        (b"{{ messages | no_such_filter }}", BadSpec, r"not valid Jinja \(line 1: No filter named"),
+        (b"{{ messages | no_such_filter }}", BadSpec, r"not valid Jinja \(line 1: no filter is named"),
         (b"{% generation %}{{ messages }}", BadSpec, "not valid Jinja"),
+        (b"{{" + b"(" * 100_000, BadSpec, "nested too deeply"),
         (b"caf\xe9", BadSpec, "not UTF-8 text"),
         (b"x" * (2**20 + 1), BadSpec, "1,048,577 bytes"),
         (None, NotFound, "does not exist"),
@@ -222,19 +230,20 @@ def test_an_added_token_is_found_in_the_middle_of_a_text_that_is_normalized(make
 def test_a_tokenizer_keeps_its_own_template_unless_another_is_asked_for(make_tokenizer: MakeTokenizer):
     folder = make_tokenizer(MARKED)
 
-    assert load_tokenizer(folder, None)[1] == OWN
-    assert load_tokenizer(folder, None)[0].chat_template == MARKED
-    assert load_tokenizer(folder, BUILT_IN["plain"])[0].chat_template == BUILT_IN["plain"].source
+    assert load_tokenizer(folder, None).chat_template == OWN
+    assert load_tokenizer(folder, None).tokenizer.chat_template == MARKED
+    assert load_tokenizer(folder, BUILT_IN["plain"]).tokenizer.chat_template == BUILT_IN["plain"].source
 
 
 def test_the_end_token_is_the_one_that_the_chosen_template_ends_turns_with(make_tokenizer: MakeTokenizer):
     other = MARKED.replace("</s>", "<eot>")
     donor = ChatTemplateChoice(name="org/m", source=other, added_tokens={"<eot>": True, "<s>": True})
 
-    tokenizer, choice = load_tokenizer(make_tokenizer(), donor)
+    loaded = load_tokenizer(make_tokenizer(), donor)
 
-    assert (tokenizer.eos_token, choice.eos_token) == ("<eot>", "<eot>")
-    assert load_tokenizer(make_tokenizer(), donor.model_copy(update={"source": MARKED}))[1].eos_token is None
+    assert (loaded.tokenizer.eos_token, loaded.chat_template.eos_token) == ("<eot>", "<eot>")
+    same = load_tokenizer(make_tokenizer(), donor.model_copy(update={"source": MARKED}))
+    assert (same.tokenizer.eos_token, same.chat_template.eos_token) == ("</s>", None)
 
 
 @pytest.mark.parametrize("name", ["default", "chatml", "plain"])
@@ -242,7 +251,7 @@ def test_a_tokenizer_without_an_end_token_needs_a_template_that_brings_one(make_
     folder = make_tokenizer(eos_token=None)
 
     if name == "chatml":
-        assert load_tokenizer(folder, BUILT_IN[name])[0].eos_token == "<|im_end|>"
+        assert load_tokenizer(folder, BUILT_IN[name]).tokenizer.eos_token == "<|im_end|>"
     else:
         with pytest.raises(BadData, match=r"JOB_MODEL has no eos_token.*JOB_CHAT_TEMPLATE=chatml"):
             load_tokenizer(folder, BUILT_IN.get(name))
@@ -355,7 +364,7 @@ def test_alpaca_rows_become_chats_only_by_a_template_that_is_not_the_default(tmp
 
 def test_rows_prepared_with_another_template_are_other_rows(tmp_path, make_tokenizer: MakeTokenizer):
     spec = JobSpec(model="org/m", dataset_uri="org/d", work_dir=tmp_path)
-    shop = open_workshop(spec, os.environ, tmp_path / "log", StopRequest())
+    shop = open_workshop(spec, os.environ, tmp_path / "log", StopRequest(), show=lambda _: None)
     job = task(tmp_path, make_tokenizer(), rows_of(MESSAGES), max_length=512)
 
     by_default, _ = prepare_in_child(job, shop)

@@ -55,6 +55,18 @@ def inspect(folder: Path):
     return inspect_model(store, store.snapshot())
 
 
+@pytest.mark.parametrize(
+    ("quota", "cpus"),
+    [("max 100000\n", 8), ("200000 100000\n", 2), ("50000 100000\n", 1), ("9900000 100000\n", 8), (None, 8)],
+)
+def test_a_container_is_not_taken_for_its_host(quota, cpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: range(8))
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota)
+
+    assert hardware.usable_cpus(tmp_path / "cpu.max") == cpus
+
+
 def test_parameters_are_counted_from_headers_alone(tmp_path):
     folder = make_model(tmp_path / "m", max_position_embeddings=4096)
     write_safetensors(folder / "model.safetensors", {"a": [4, 8], "b": [3]})

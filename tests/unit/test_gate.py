@@ -1,12 +1,15 @@
 """The data gate: what it counts, what it refuses, and what overrides it."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from job.errors import BadData
-from job.prepare.formats import Chat, Reading, Text, recognise, to_example
+from job.prepare.batch import Batch, SplitBatch
+from job.prepare.formats import Chat, Reading, Text, oddities, recognise, to_example
 from job.prepare.gate import Gate
 from job.prepare.read import Row
 from job.prepare.story import prepare
@@ -76,6 +79,11 @@ def stats(**counts: int) -> SplitStats:
     return SplitStats(**(dict.fromkeys(SplitStats.model_fields, 0) | {"rows": 10} | counts))
 
 
+def split_batch(*contents: int) -> SplitBatch:
+    nothing = np.empty(0, dtype=np.int32)
+    return SplitBatch(nothing, nothing, np.empty(0, dtype=np.int64), np.array(contents, dtype=np.uint64), 0, 0, 0, 0)
+
+
 def test_an_end_of_turn_that_is_never_trained_is_refused_unless_allowed():
     with pytest.raises(BadData, match="JOB_ALLOW=untrained_end"):
         Gate(STRICT).judge_tokens(stats(), 64, end_of_turn_trained=False)
@@ -85,8 +93,8 @@ def test_an_end_of_turn_that_is_never_trained_is_refused_unless_allowed():
 
 def test_duplicates_and_rows_on_both_sides_are_counted():
     gate = Gate(STRICT)
-    for content, is_eval in [(1, False), (2, False), (1, False), (1, False), (2, True), (3, True)]:
-        gate.good_row(Text(None, "x"), content, is_eval)
+    gate.add(Batch([], Counter(), train=split_batch(1, 2, 1), eval=split_batch(2)))
+    gate.add(Batch([], Counter(), train=split_batch(1), eval=split_batch(3)))
 
     findings = gate.findings()
 
@@ -103,15 +111,19 @@ def test_duplicates_and_rows_on_both_sides_are_counted():
     ],
 )
 def test_roles_out_of_order_are_counted_in_words(roles, oddity):
+    assert list(oddities(Chat([{"role": role, "content": "x"} for role in roles], None))) == [oddity]
+
+
+def test_oddities_are_counted_over_all_batches():
     gate = Gate(STRICT)
 
-    gate.good_row(Chat([{"role": role, "content": "x"} for role in roles], None), 1, False)
+    for _ in range(2):
+        gate.add(Batch([], Counter({"empty turn": 2}), train=split_batch(), eval=split_batch()))
 
-    assert gate.findings().oddities == {oddity: 1}
+    assert gate.findings().oddities == {"empty turn": 4}
 
 
 def test_an_ordinary_conversation_with_tools_is_nothing_odd():
-    gate = Gate(STRICT)
     call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
     turns = [
         {"role": "user", "content": "x"},
@@ -120,9 +132,7 @@ def test_an_ordinary_conversation_with_tools_is_nothing_odd():
         {"role": "assistant", "content": "z"},
     ]
 
-    gate.good_row(Chat(turns, None), 1, False)
-
-    assert gate.findings().oddities == {}
+    assert list(oddities(Chat(turns, None))) == []
 
 
 def example(fields: dict, **settings: object):

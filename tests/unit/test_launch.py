@@ -58,7 +58,7 @@ def test_child_processes_get_no_settings_and_no_credentials():
     secrets = dict.fromkeys(["HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"], "secret")
 
     with StopRequest() as stop:
-        shop = open_workshop(spec, {"PATH": "/bin", "JOB_MODEL": "org/m", **secrets}, Path("/log"), stop)
+        shop = open_workshop(spec, {"PATH": "/bin", "JOB_MODEL": "org/m", **secrets}, Path("/log"), stop, print)
 
     assert set(shop.env) == {"PATH", "PYTHONPATH"}
 

@@ -46,7 +46,7 @@ def make_base(tmp_path: Path) -> MakeBase:
 
 
 def chatml(folder: Path) -> ChatTemplateChoice:
-    return load_tokenizer(folder, BUILT_IN["chatml"])[1]
+    return load_tokenizer(folder, BUILT_IN["chatml"]).chat_template
 
 
 def trainer_for(folder: Path, tmp_path: Path, choice: ChatTemplateChoice | None, **settings: object):
