@@ -48,6 +48,8 @@ class Console:
             f"  {train.rows:,} rows{packs}, {train.tokens:,} tokens, {train.trained_tokens / train.tokens:.0%} trained "
             f"({prepared.format}: {prepared.format_reason})"
         )
+        if prepared.chat_template:
+            self.say(f"  chat template: {prepared.chat_template}")
         if train.truncated_rows or train.dropped_rows:
             self.warn(
                 f"  {train.truncated_rows:,} rows cut at max_length, {train.dropped_rows:,} left nothing to learn"

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from job.facts.chat_template import find_chat_template
 from job.facts.hardware import inspect_hardware
 from job.inputs import ModelSource, Source, find_dataset, find_model
 from job.plan import check_host
 from job.processes import StopRequest, Task
-from job.records import HardwareFacts
+from job.records import ChatTemplateChoice, HardwareFacts
 from job.spec import JobSpec
 
 
@@ -17,6 +18,7 @@ class Inputs:
 
     hardware: HardwareFacts
     model: ModelSource
+    chat_template: ChatTemplateChoice | None  # None: nothing was asked for
     train: tuple[Source, ...]
     held_out: Source | None
 
@@ -34,7 +36,9 @@ def find_inputs(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, *, nee
     model = Task(lambda: find_model(spec.model)).result(stop)
     if needs_host:
         check_host(spec, hardware, model.facts.parameters)
+    template = spec.chat_template
+    chosen = Task(lambda: find_chat_template(template)).result(stop) if template else None
     train = Task(lambda: tuple(find_dataset(uri) for uri in spec.dataset_uri)).result(stop)
     eval_uri = spec.eval_dataset_uri
     held_out = Task(lambda: find_dataset(eval_uri)).result(stop) if eval_uri else None
-    return Inputs(hardware, model, train, held_out)
+    return Inputs(hardware, model, chosen, train, held_out)

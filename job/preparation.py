@@ -63,6 +63,7 @@ def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop) -> PrepareTask:
         columns={str(name): column for name, column in spec.columns.items()},
         format=spec.format,
         response_template=spec.response_template,
+        chat_template=inputs.chat_template,
         gate=GateSettings(bad_rows=spec.bad_rows, max_bad_fraction=spec.max_bad_fraction, allow=spec.allow),
         max_length=effective_max_length(spec, model.facts),
         eval_fraction=spec.eval_fraction,

@@ -33,7 +33,8 @@ def run_preview(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, rows: 
 def to_text(shown: Preview, *, colour: bool) -> str:
     """*shown* for a terminal; without *colour*, ⟦marks⟧ stand around what carries loss."""
     legend = f"{_GREEN}green{_RESET} carries loss" if colour else "⟦…⟧ carries loss"
-    parts = [f"{shown.format} ({shown.format_reason}); {legend}\n"]
+    template = f"; chat template: {shown.chat_template}" if shown.chat_template else ""
+    parts = [f"{shown.format} ({shown.format_reason}){template}; {legend}\n"]
     for row in shown.rows:
         parts.append(f"\n── {row.where}: {row.tokens} tokens, {row.trained_tokens} trained\n")
         parts.append("".join(_piece(piece, colour) for piece in row.pieces) + "\n")

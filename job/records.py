@@ -119,6 +119,19 @@ class GateSettings(Record):
 PROGRESS = "progress.jsonl"
 
 
+class ChatTemplateChoice(Record):
+    """The chat template that renders conversations, and what the tokenizer must have for it."""
+
+    name: str
+    reason: str = ""
+    source: str | None = None  # Jinja; None: the tokenizer's own stays
+    added_tokens: dict[str, bool] = {}  # tokens to add where they are lacking -> whether they are special
+    eos_token: str | None = None  # what ends a turn, where the tokenizer has another end token of its own
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})" if self.reason else self.name
+
+
 class PrepareTask(Record):
     """What ``job.prepare`` is asked to do."""
 
@@ -129,6 +142,7 @@ class PrepareTask(Record):
     columns: dict[str, str]
     format: Format | None
     response_template: str | None
+    chat_template: ChatTemplateChoice | None = None  # None: nothing was asked for
     gate: GateSettings
     max_length: int
     eval_fraction: float
@@ -170,6 +184,7 @@ class Prepared(Record):
     train: SplitStats
     eval: SplitStats | None
     findings: Findings
+    chat_template: ChatTemplateChoice | None = None  # what renders conversations; None: no row is one
 
 
 class PreviewPiece(Record):
@@ -193,6 +208,7 @@ class Preview(Record):
 
     format: str
     format_reason: str
+    chat_template: ChatTemplateChoice | None = None  # what renders conversations; None: no row is one
     rows: tuple[PreviewRow, ...]
 
 
@@ -204,6 +220,7 @@ class TrainTask(Record):
     base_model_name: str  # the given URI or repository id, never a local cache path
     base_model_revision: str | None
     has_eval: bool
+    chat_template: ChatTemplateChoice | None = None  # None: the tokenizer stays as it is
 
 
 class LogEntry(Record):
@@ -222,6 +239,16 @@ class AdapterProof(Record):
     unchanged: tuple[str, ...] = ()
 
 
+class AddedTokens(Record):
+    """Tokens that the base model's vocabulary did not have, and whose embeddings the adapter holds."""
+
+    tokens: tuple[str, ...] = Field(default=(), description="Their texts.")
+    ids: tuple[int, ...] = Field(default=(), description="Their ids, in the same order.")
+    resized_to: int | None = Field(
+        default=None, description="Rows that the base model's embedding must have first; null: it has enough."
+    )
+
+
 class TrainResult(Record):
     """What rank 0 leaves behind: a finished training, or one that the stop file ended."""
 
@@ -237,6 +264,7 @@ class TrainResult(Record):
     history: tuple[LogEntry, ...]
     eval_history: tuple[LogEntry, ...]
     adapter: AdapterProof | None  # None: stopped before the end
+    added_tokens: AddedTokens = AddedTokens()
     peak_gpu_memory_gib: float | None
     versions: dict[str, str]
 

@@ -10,9 +10,9 @@ from pydantic_core import PydanticUndefined
 import job.errors
 from job.environment import variable
 from job.errors import ERROR_CLASSES
-from job.records import Findings, Record
+from job.records import AddedTokens, Findings, Record
 from job.report.dataset import DatasetReport, SplitReport
-from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TrainMetrics
+from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.spec import JobSpec
 
 _RETRY = {
@@ -98,6 +98,8 @@ def _tables(records: dict[str, type[Record]]) -> list[str]:
 _METRICS_TABLES: dict[str, type[Record]] = {
     "The file": Metrics,
     "base_model": BaseModelMetrics,
+    "tokenizer": TokenizerMetrics,
+    "added_tokens": AddedTokens,
     "data": DataMetrics,
     "train": TrainMetrics,
     "eval": EvalMetrics,

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from job.chat_template import BUILT_IN
 from job.records import Allowance, Format
 from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
-from job.uri import parse_uri
+from job.uri import HubUri, parse_uri
 
 Auto = Literal["auto"]
 Scheduler = Literal[
@@ -45,6 +46,18 @@ def _dataset_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
 
 def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value  # a spec file may name a single place without brackets
+
+
+def _chat_template(text: str) -> str:
+    if text in BUILT_IN:
+        return text
+    try:
+        uri = parse_uri(text, "model")
+    except ValueError as error:
+        raise ValueError(f"{error}; built in are {' and '.join(BUILT_IN)}") from error
+    if isinstance(uri, HubUri) and uri.repo_id.endswith(".jinja"):
+        raise ValueError("it would be a repository on the Hub; write ./ before a path")
+    return text
 
 
 def _output_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
@@ -127,6 +140,12 @@ class JobSpec(BaseModel):
         None,
         doc="For `text` rows: loss only on what follows the last occurrence of this text, such as `### Response:`.",
         why="all of the text is learned",
+    )
+    chat_template: Annotated[str, AfterValidator(_chat_template)] | None = setting(
+        None,
+        doc="Chat template that renders conversations: `chatml` or `plain`; a `.jinja` file; or a model whose "
+        "tokenizer has one (`org/name`, `hf://org/name`, `s3://bucket/prefix`, a folder), whose tokens it brings.",
+        why="the tokenizer's own; `plain` for conversations where it has none",
     )
     bad_rows: Literal["fail", "skip"] = setting(
         "fail",

@@ -123,7 +123,8 @@ class Supervisor:
         self._console.plan(plan)
 
     def _record_rows(self, prepared: Prepared) -> None:
-        self._log.write("prepared", **prepared.model_dump(mode="json"))
+        # Without the text of the template, which the tokenizer holds.
+        self._log.write("prepared", **prepared.model_dump(mode="json", exclude={"chat_template": {"source"}}))
         self._console.rows(prepared)
 
     def _write_train_task(self, model: ModelSource, folder: Path, rows: Path, prepared: Prepared) -> None:
@@ -133,6 +134,7 @@ class Supervisor:
             base_model_name=model.name,
             base_model_revision=model.facts.revision,
             has_eval=prepared.eval is not None,
+            chat_template=prepared.chat_template,
         )
         write_json(self._run_dir.train_task, task)
 

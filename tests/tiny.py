@@ -31,3 +31,23 @@ def write_model(folder: Path, corpus: Path, vocab_size: int = 320, max_length: i
     arguments = [folder, "--corpus", corpus, "--vocab-size", vocab_size, "--max-length", max_length]
     subprocess.run([sys.executable, script, *map(str, arguments)], check=True, capture_output=True)
     return folder
+
+
+def write_talks(path: Path, rows: Path) -> Path:
+    """The rows of `write_rows` as conversations."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines()):
+            turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    return path
+
+
+def write_base_model(folder: Path, model: Path) -> Path:
+    """*model* as base models are: without a chat template, and without the tokens of ChatML."""
+    folder.mkdir()
+    for file in model.iterdir():
+        if file.name != "chat_template.jinja":
+            content = file.read_bytes()
+            is_text = file.suffix == ".json"
+            (folder / file.name).write_bytes(content.replace(b"<|im_", b"<|turn_") if is_text else content)
+    return folder

@@ -51,6 +51,7 @@ class Batch:
     oddities: Counter[str]
     train: SplitBatch
     eval: SplitBatch
+    conversations: int = 0  # among the rows that can be used
 
     @property
     def rows(self) -> int:
@@ -88,6 +89,7 @@ class RowWorker:
         return Batch(
             problems=[problem for _, problem in pairs if isinstance(problem, BadData)],
             oddities=Counter(odd for row, _ in good if isinstance(row.example, Chat) for odd in oddities(row.example)),
+            conversations=sum(isinstance(row.example, Chat) for row, _ in good),
             train=self._split(good, is_eval=False),
             eval=self._split(good, is_eval=True),
         )

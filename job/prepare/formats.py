@@ -59,7 +59,7 @@ Example = Chat | Text
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are to be read: the settings and what the tokenizer can do."""
+    """How rows are to be read: the settings, and whether the tokenizer has a chat template besides the default."""
 
     columns: Mapping[str, str]
     format: Format | None  # None: recognise it
@@ -91,11 +91,6 @@ def recognise(row: Row, reading: Reading) -> tuple[Format, str]:
         raise BadData(
             f"{row.where}: the rows are of format {format_!r}, which JOB_METHOD=sft cannot learn from.",
             "Map an answer column: JOB_COLUMNS=prompt=…,completion=…, or set JOB_FORMAT.",
-        )
-    if format_ in ("messages", "sharegpt") and not reading.has_chat_template:
-        raise BadData(
-            f"{row.where}: rows are conversations, but the tokenizer of JOB_MODEL has no chat template.",
-            "Use the model's instruct version, or rows with prompt and completion.",
         )
     return format_, _reason(format_, reading)
 

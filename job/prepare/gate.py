@@ -17,12 +17,12 @@ MAX_TRUNCATED = 0.5  # share of rows cut at max_length above which a set is refu
 
 
 class Gate:
-    """Counts problems row by row; one instance sees every row of a run."""
+    """Counts problems row by row, and *conversations*; one instance sees every row of a run."""
 
     def __init__(self, settings: GateSettings) -> None:
         self._settings = settings
         self._bad: list[BadData] = []
-        self._bad_rows = self._rows = 0
+        self._bad_rows = self._rows = self.conversations = 0
         self._oddities: Counter[str] = Counter()
         # 64 bits of each row's content, of train and of eval.
         self._hashes = array("Q"), array("Q")
@@ -33,6 +33,7 @@ class Gate:
         self._bad_rows += len(batch.problems)
         self._bad += batch.problems[: SHOWN - len(self._bad)]
         self._oddities += batch.oddities
+        self.conversations += batch.conversations
         for hashes, split in zip(self._hashes, (batch.train, batch.eval), strict=True):
             hashes.frombytes(split.contents.tobytes())
 
@@ -75,9 +76,9 @@ class Gate:
         if not end_of_turn_trained:
             self._refuse(
                 "untrained_end",
-                "The chat template of JOB_MODEL leaves the end-of-turn token out of what is trained, so the model "
-                "would never learn to stop.",
-                "Set JOB_CHAT_TEMPLATE to one that ends the assistant's turn inside its markers",
+                "The chat template leaves the end-of-turn token out of what is trained, or ends turns with what is no "
+                "token, so the model would never learn to stop.",
+                "Set JOB_CHAT_TEMPLATE to chatml, plain or another that ends the assistant's turn inside its markers",
             )
 
     def findings(self) -> Findings:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from job.child import run_child
 from job.errors import BadData
-from job.prepare.formats import to_example
+from job.prepare.formats import Chat, to_example
 from job.prepare.mix import in_turns, recognise_sources
 from job.prepare.progress import Meter
 from job.prepare.read import to_row
@@ -22,19 +22,26 @@ def preview(task: PrepareTask) -> Preview:
     Raises:
         BadData: one of them cannot be used.
     """
-    tokenizer = RowTokenizer(task.tokenizer)
+    tokenizer = RowTokenizer(task.tokenizer, task.chat_template)
     reading = make_reading(task, tokenizer)
     sources = recognise_sources(task, reading)
-    rows = []
+    rows, conversations = [], False
     for source, record in islice(in_turns(sources, Meter(task.train_files)), task.row_limit):
         row = to_row(record)
         if isinstance(row, BadData):
             raise row
-        (tokens,) = tokenizer([(row.where, to_example(row, source.format, reading))])
+        example = to_example(row, source.format, reading)
+        conversations |= isinstance(example, Chat)
+        (tokens,) = tokenizer([(row.where, example)])
         if isinstance(tokens, BadData):
             raise tokens
         rows.append(_row(row.where, tokens, task.max_length, tokenizer))
-    return Preview(format=sources[0].format, format_reason=sources[0].reason, rows=tuple(rows))
+    return Preview(
+        format=sources[0].format,
+        format_reason=sources[0].reason,
+        chat_template=tokenizer.chat_template if task.chat_template or conversations else None,
+        rows=tuple(rows),
+    )
 
 
 def _row(where: str, tokens: Tokens, max_length: int, tokenizer: RowTokenizer) -> PreviewRow:

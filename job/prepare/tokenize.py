@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
-from transformers import PreTrainedTokenizerFast
 
+from job.chat_template import DEFAULT
 from job.errors import BadData
 from job.prepare.formats import Chat, Example, Text
 from job.prepare.limits import TooCostly, limited_memory
+from job.prepare.load import OTHER_TEMPLATE, load_tokenizer, whose
 from job.prepare.template import ChatTemplate, Span
-from job.prepare.turns import end_tokens, render_with_turns
+from job.prepare.turns import render_with_turns
+from job.records import ChatTemplateChoice
 
 IGNORED = -100
-
-_OTHER_TEMPLATE = "Set JOB_CHAT_TEMPLATE to another."
 
 
 @dataclass(frozen=True)
@@ -33,31 +33,22 @@ class RowTokenizer:
     """Renders and tokenizes examples as TRL's SFTTrainer does, a batch at a time on all cores.
 
     Attributes:
+        chat_template: the chat template that renders conversations.
         end_of_turn: the token that carries loss at the end of an earlier turn and of the last one; "" where none does.
     """
 
-    def __init__(self, folder: Path) -> None:
-        # The fast class directly: AutoTokenizer would import torch.
-        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    def __init__(self, folder: Path, chosen: ChatTemplateChoice | None = None) -> None:
+        loaded = load_tokenizer(folder, chosen)
+        self._tokenizer, self._template = loaded.tokenizer, loaded.template
+        self.chat_template, self.end_of_turn = loaded.chat_template, loaded.end_of_turn
         self._backend = self._tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._template: ChatTemplate | None = None
-        self.end_of_turn = ("", "")
-        if self._tokenizer.chat_template:
-            source, special = self._tokenizer.get_chat_template(), self._tokenizer.special_tokens_map
-            try:
-                with limited_memory():
-                    self._template = ChatTemplate(source, special, self._tokenizer.added_tokens_encoder)
-                    self.end_of_turn = end_tokens(self._template)
-            except TooCostly as limit:
-                raise BadData(
-                    f"The chat template of JOB_MODEL {limit} for a short conversation.", _OTHER_TEMPLATE
-                ) from limit
 
     @property
     def has_chat_template(self) -> bool:
-        return self._template is not None
+        """Whether the tokenizer has a template of its own or was given one; the default is for conversations only."""
+        return self.chat_template != DEFAULT
 
     @property
     def end_of_turn_trained(self) -> bool:
@@ -118,8 +109,8 @@ class RowTokenizer:
         the prompt's tokens are those of the text. Unless the tokenizer found other added tokens than are looked for.
         """
         template = self._template
-        given = template.added_tokens(prompt) if template and text.startswith(prompt) else []
-        if not template or not given:
+        given = template.added_tokens(prompt) if text.startswith(prompt) else []
+        if not given:
             return 0, prompt
         token = self._backend.token_to_id(given[-1])
         if ids.count(token) != template.added_tokens(text).count(given[-1]):
@@ -145,26 +136,19 @@ class RowTokenizer:
         except BadData as problem:
             return problem
         except TooCostly as limit:
-            raise BadData(
-                f"{where}: the chat template of JOB_MODEL {limit} to write this row.", _OTHER_TEMPLATE
-            ) from limit
+            whose_template = f"{where}: the chat template {whose(self.chat_template)}"
+            raise BadData(f"{whose_template} {limit} to write this row.", OTHER_TEMPLATE) from limit
         except Exception as error:  # a template is a program of the model's author and may raise anything
             reason = f"{type(error).__name__}: {error}"
-            return BadData(f"{where}: the chat template of JOB_MODEL refuses this row ({reason}).")
+            return BadData(f"{where}: the chat template {whose(self.chat_template)} refuses this row ({reason}).")
 
     def _usable_template(self, where: str) -> ChatTemplate:
-        template = self._template
-        if template is None:
+        if not self._template.writes_content:
             raise BadData(
-                f"{where}: the row is a conversation, but the tokenizer of JOB_MODEL has no chat template.",
-                "Use the model's instruct version, or rows with prompt and completion.",
+                f"{where}: the chat template {whose(self.chat_template)} does not write what the turns say.",
+                "Set JOB_CHAT_TEMPLATE to another, such as plain, or use rows with prompt and completion.",
             )
-        if not template.writes_content:
-            raise BadData(
-                f"{where}: the chat template of JOB_MODEL does not write what the turns say.",
-                "Use another version of the model, or rows with prompt and completion.",
-            )
-        return template
+        return self._template
 
     def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=special)]

@@ -33,6 +33,9 @@ class DatasetReport(Record):
     revisions: tuple[str | None, ...] = Field(description="Commit of each on the Hub; null elsewhere.")
     format: str = Field(description="Format of the rows.")
     format_reason: str = Field(description="How it was recognised.")
+    chat_template: str | None = Field(
+        description="What rendered conversations, with the reason; null where no row is one."
+    )
     max_length: int = Field(description="Tokens at which rows are cut.")
     train: SplitReport = Field(description="The training rows.")
     eval: SplitReport | None = Field(description="The evaluation rows; null without them.")
@@ -49,6 +52,7 @@ def make_dataset_report(
         revisions=revisions,
         format=prepared.format,
         format_reason=prepared.format_reason,
+        chat_template=str(prepared.chat_template) if prepared.chat_template else None,
         max_length=plan.max_length,
         train=_split(prepared.train, plan),
         eval=_split(prepared.eval, plan) if prepared.eval else None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from job import __version__
-from job.records import AdapterProof, Facts, HardwareFacts, LogEntry, Plan, Prepared, Record, TrainResult
+from job.records import AdapterProof, AddedTokens, Facts, HardwareFacts, LogEntry, Plan, Prepared, Record, TrainResult
 from job.spec import JobSpec
 
 SCHEMA_VERSION = 1
@@ -19,6 +19,16 @@ class BaseModelMetrics(Record):
     revision: str | None = Field(description="Commit on the Hub; null elsewhere.")
     model_type: str = Field(description="transformers' name of the architecture.")
     parameters: int = Field(description="Parameters, from the safetensors headers.")
+
+
+class TokenizerMetrics(Record):
+    """What the adapter's tokenizer has that the base model's has not."""
+
+    chat_template: str | None = Field(
+        description="What rendered conversations, with the reason; null where no row is one."
+    )
+    eos_token: str | None = Field(description="The end token that its template brought; null: the base model's own.")
+    added_tokens: AddedTokens = Field(description="Tokens that are new, with their ids; resized: the base needs rows.")
 
 
 class DataMetrics(Record):
@@ -72,6 +82,7 @@ class Metrics(Record):
     method: str = Field(description="JOB_METHOD.")
     adapter: str = Field(description="JOB_ADAPTER.")
     base_model: BaseModelMetrics = Field(description="The base model.")
+    tokenizer: TokenizerMetrics = Field(description="What the adapter's tokenizer has that the base model's has not.")
     data: DataMetrics = Field(description="The data.")
     train: TrainMetrics = Field(description="Training.")
     eval: EvalMetrics | None = Field(description="Evaluation; null without evaluation rows.")
@@ -111,6 +122,7 @@ def make_metrics(
             model_type=facts.model.model_type,
             parameters=facts.model.parameters,
         ),
+        tokenizer=_tokenizer(prepared, result),
         data=_data(spec, prepared, dataset_revisions),
         train=_train(result),
         eval=_eval(result),
@@ -120,6 +132,15 @@ def make_metrics(
         settings=spec.model_dump(mode="json"),
         phases_s={name: round(seconds, 2) for name, seconds in phases_s.items()},
         versions=result.versions,
+    )
+
+
+def _tokenizer(prepared: Prepared, result: TrainResult) -> TokenizerMetrics:
+    template = prepared.chat_template
+    return TokenizerMetrics(
+        chat_template=str(template) if template else None,
+        eos_token=template.eos_token if template else None,
+        added_tokens=result.added_tokens,
     )
 
 

@@ -4,16 +4,18 @@ import json
 
 import yaml
 
-from job.report.metrics import Metrics
+from job.report.metrics import Metrics, TokenizerMetrics
 
 _SNIPPET = """```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto")
-model = PeftModel.from_pretrained(base, {adapter})
 tokenizer = AutoTokenizer.from_pretrained({adapter})
+{fitting}model = PeftModel.from_pretrained(base, {adapter})
 ```"""
+_RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
+_END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
 
 
 def model_card(metrics: Metrics, adapter_location: str) -> str:
@@ -25,6 +27,7 @@ def model_card(metrics: Metrics, adapter_location: str) -> str:
         base=json.dumps(_loadable(base_id, "base")),
         revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
         adapter=json.dumps(_loadable(adapter_location, "adapter")),
+        fitting=_fitting(metrics.tokenizer),
     )
     header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sft", "trl", "graft"]}
     if on_hub:
@@ -41,6 +44,12 @@ def _loadable(location: str, name: str) -> str:
     return f"./{name}" if location.startswith("s3://") else location
 
 
+def _fitting(tokenizer: TokenizerMetrics) -> str:
+    """What makes the base model fit the adapter's tokenizer."""
+    rows = tokenizer.added_tokens.resized_to
+    return (_RESIZE.format(rows=rows) if rows else "") + (_END if tokenizer.eos_token else "")
+
+
 def _copies(base: str, adapter: str) -> str:
     copies = [f"`{place}` to `./{name}`" for name, place in (("base", base), ("adapter", adapter)) if "s3://" in place]
     return f"Copy {' and '.join(copies)}, then:\n\n" if copies else ""
@@ -53,6 +62,7 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("base model", f"{metrics.base_model.uri} ({metrics.base_model.parameters:,} parameters)"),
         ("base revision", metrics.base_model.revision or "–"),
         ("data", f"{metrics.data.uri}: {metrics.data.rows:,} rows, {metrics.data.trained_tokens:,} trained tokens"),
+        ("chat template", metrics.tokenizer.chat_template or "–"),
         ("adapter", f"LoRA r={spec['lora_r']} alpha={spec['lora_alpha']} dropout={spec['lora_dropout']}"),
         ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
@@ -64,5 +74,5 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
     ]
     if metrics.eval:
         before, after = metrics.eval.loss_before, metrics.eval.loss
-        facts.insert(8, ("evaluation loss", f"{before:.4f} before, {after:.4f} after"))
+        facts.insert(9, ("evaluation loss", f"{before:.4f} before, {after:.4f} after"))
     return facts

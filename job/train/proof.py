@@ -6,6 +6,8 @@ from torch import nn
 from job.errors import AdapterRejected
 from job.records import AdapterProof
 
+TOKEN_ROWS = "trainable_tokens_delta"  # noqa: S105 (PEFT's name for the rows of new tokens, in embedding and head)
+
 
 class AdapterWatch:
     """Holds a copy of the trainable tensors as they were before training."""
@@ -33,15 +35,18 @@ class AdapterWatch:
                 f"The adapter holds NaN or infinity, first in {broken[0]}.", "Lower JOB_LEARNING_RATE."
             )
         unchanged = tuple(name for name, tensor in after.items() if torch.equal(tensor.cpu(), self._before[name]))
-        if unchanged:
+        # A new token that stands before no trained one leaves the embedding as it was; the head learns it all the same.
+        learns_tokens = any(TOKEN_ROWS in name for name in after if name not in unchanged)
+        if unlearned := [name for name in unchanged if TOKEN_ROWS not in name or not learns_tokens]:
             raise AdapterRejected(
-                f"Training left {len(unchanged)} of {len(after)} adapter tensors as they were, first {unchanged[0]}.",
+                f"Training left {len(unlearned)} of {len(after)} adapter tensors as they were, first {unlearned[0]}.",
                 "Raise JOB_LEARNING_RATE or train for more steps.",
             )
         return AdapterProof(
             trainable_parameters=sum(tensor.numel() for tensor in after.values()),
             tensors=len(after),
             changed_tensors=len(after) - len(unchanged),
+            unchanged=unchanged,
         )
 
 

@@ -12,7 +12,9 @@ from job.rundir import write_json
 def save_adapter(trainer: SFTTrainer, task: TrainTask, folder: Path) -> None:
     """Write ``adapter_model.safetensors``, ``adapter_config.json`` and the tokenizer with its chat template."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(folder)
+    # "auto" would add both whole matrices where they were resized; the adapter holds the rows that are new.
+    new_tokens = model.peft_config["default"].trainable_token_indices is not None
+    model.save_pretrained(folder, save_embedding_layers=False if new_tokens else "auto")
     trainer.processing_class.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card; the job writes its own
     _name_base(folder / "adapter_config.json", task)

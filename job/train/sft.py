@@ -7,16 +7,18 @@ import torch
 import transformers
 from datasets import Dataset
 from peft import LoraConfig
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from job.events import EventLog
-from job.records import LogEntry, Plan, Precision, TrainResult, TrainTask
+from job.records import AddedTokens, LogEntry, Plan, Precision, TrainResult, TrainTask
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
 from job.train.callbacks import FiniteLoss, Progress, StopFile
-from job.train.proof import AdapterWatch
+from job.train.proof import TOKEN_ROWS, AdapterWatch
 from job.train.save import save_adapter
+from job.train.vocabulary import add_tokens, show_bias, trainable_token_indices
 
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Evaluations over a run when the user names no interval: at least this many, and one per epoch.
@@ -38,7 +40,7 @@ def train(run_dir: RunDir) -> None:
     transformers.logging.set_verbosity_warning()
     transformers.utils.logging.disable_progress_bar()
 
-    trainer = make_trainer(spec, plan, task, run_dir)
+    trainer, added = make_trainer(spec, plan, task, run_dir)
     progress, stop = Progress(EventLog(run_dir.log)), StopFile(run_dir.stop)
     for callback in (progress, stop, FiniteLoss()):
         trainer.add_callback(callback)
@@ -66,6 +68,7 @@ def train(run_dir: RunDir) -> None:
                 history=_entries(trainer, "loss"),
                 eval_history=_entries(trainer, "eval_loss"),
                 adapter=proof,
+                added_tokens=added,
                 peak_gpu_memory_gib=_peak_gpu_memory_gib(plan),
                 versions={name: importlib.metadata.version(name) for name in PACKAGES},
             ),
@@ -73,16 +76,25 @@ def train(run_dir: RunDir) -> None:
     trainer.accelerator.end_training()
 
 
-def make_trainer(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir) -> SFTTrainer:
-    """The trainer, on the base model at ``task.model_path`` with a fresh LoRA adapter."""
+class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer, without weight decay on rows of new tokens: it pulls to zero, and they begin at a mean."""
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if TOKEN_ROWS not in name]
+
+
+def make_trainer(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir) -> tuple[AdapterTrainer, AddedTokens]:
+    """The trainer, on the base model at ``task.model_path`` with a fresh LoRA adapter, and the tokens new with it."""
     train_rows = Dataset.from_file(str(task.data_path / "train.arrow"))
     eval_rows = Dataset.from_file(str(task.data_path / "eval.arrow")) if task.has_eval else None
-    return SFTTrainer(
-        model=_load_base(plan, task),
+    model, tokenizer = _load_base(plan, task), AutoTokenizer.from_pretrained(task.model_path)
+    added = add_tokens(model, tokenizer, task.chat_template)
+    trainer = AdapterTrainer(
+        model=model,
         args=SFTConfig(**config_settings(spec, plan, task, run_dir, len(train_rows))),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
-        processing_class=AutoTokenizer.from_pretrained(task.model_path),
+        processing_class=tokenizer,
         peft_config=LoraConfig(
             task_type="CAUSAL_LM",
             r=spec.lora_r,
@@ -90,8 +102,11 @@ def make_trainer(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir) ->
             lora_dropout=spec.lora_dropout,
             target_modules="all-linear" if spec.target_modules == ("all-linear",) else list(spec.target_modules),
             bias="none",
+            trainable_token_indices=trainable_token_indices(model, added, spec.target_modules),
         ),
     )
+    show_bias(trainer.model)
+    return trainer, added
 
 
 def _load_base(plan: Plan, task: TrainTask) -> PreTrainedModel:

@@ -140,7 +140,13 @@ def test_a_spec_file_is_read_from_the_store_and_the_environment_overrides_it(env
 
 
 @pytest.mark.parametrize(
-    "settings", [{"JOB_LORA_RANK": "8"}, {"JOB_DATASET_URI": "/nowhere.jsonl"}, {"JOB_OUTPUT_URI": "/proc/x"}]
+    "settings",
+    [
+        {"JOB_LORA_RANK": "8"},
+        {"JOB_DATASET_URI": "/no.jsonl"},
+        {"JOB_OUTPUT_URI": "/proc/x"},
+        {"JOB_CHAT_TEMPLATE": "/no"},
+    ],
 )
 def test_a_refusal_never_imports_torch(env, settings):
     """The time itself is measured by bench/refusal.py; this is what would make it slow."""

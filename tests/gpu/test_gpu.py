@@ -7,7 +7,7 @@ import pytest
 
 from job.facts.hardware import inspect_hardware
 from tests.e2e.job import run
-from tests.tiny import write_model, write_rows
+from tests.tiny import write_base_model, write_model, write_rows, write_talks
 
 GPUS = inspect_hardware({}).gpus
 
@@ -63,3 +63,15 @@ def test_several_gpus_share_the_batch_and_learn_the_same(env, tmp_path):
 
     assert two["plan"]["strategy"] == "ddp"
     assert two["train"]["loss"] == pytest.approx(one["train"]["loss"], rel=0.01)
+
+
+def test_new_tokens_are_learned_through_the_fused_kernel(env, tmp_path):
+    base = write_base_model(tmp_path / "base", Path(env["JOB_MODEL"]))
+    talks = write_talks(tmp_path / "talks.jsonl", Path(env["JOB_DATASET_URI"]))
+    settings = {"JOB_MODEL": str(base), "JOB_DATASET_URI": str(talks), "JOB_COLUMNS": "", "JOB_CHAT_TEMPLATE": "chatml"}
+
+    metrics = metrics_of(env | settings)
+
+    assert metrics["tokenizer"]["added_tokens"]["tokens"] == ["<|im_start|>", "<|im_end|>"]
+    assert metrics["proof"]["changed_tensors"] == metrics["proof"]["tensors"]
+    assert metrics["eval"]["loss"] < metrics["eval"]["loss_before"]

@@ -122,11 +122,6 @@ def test_a_mapped_column_that_does_not_exist_is_named():
         recognise(Row("f:1", {"question": "a"}), reading({"prompt": "qestion"}))
 
 
-def test_messages_without_a_chat_template_are_refused():
-    with pytest.raises(BadData, match="no chat template"):
-        recognise(Row("f:1", {"messages": CHAT}), reading(has_chat_template=False))
-
-
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

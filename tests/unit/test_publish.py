@@ -10,8 +10,8 @@ import yaml
 from job.errors import OutputTaken, UploadIncomplete
 from job.output import Output
 from job.publish import copy_to_secondaries, publish
-from job.records import AdapterProof, HardwareFacts, Plan
-from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TrainMetrics
+from job.records import AdapterProof, AddedTokens, HardwareFacts, Plan
+from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.report.model_card import model_card
 from job.rundir import RunDir, write_bytes
 from job.spec import JobSpec
@@ -141,6 +141,7 @@ def metrics(uri: str, revision: str | None) -> Metrics:
     return Metrics(
         schema_version=1, status="finished", graft_version="0", method="sft", adapter="lora",
         base_model=BaseModelMetrics(uri=uri, revision=revision, model_type="llama", parameters=8_030_261_248),
+        tokenizer=TokenizerMetrics(chat_template="the tokenizer's own", eos_token=None, added_tokens=AddedTokens()),
         data=DataMetrics(
             uri="org/rows", revision=None, format="text", rows=10, sequences=10, tokens=100, trained_tokens=50,
             truncated_rows=0, dropped_rows=0, eval_rows=2,
@@ -179,3 +180,19 @@ def test_the_card_of_a_local_model_names_its_folder_as_given():
 
     assert 'from_pretrained("./base", dtype="auto")' in card
     assert "Copy" not in card
+
+
+def test_the_card_of_a_model_with_new_tokens_says_how_the_base_model_gets_them():
+    plain = metrics("./base", None)
+    added = AddedTokens(tokens=("<|im_end|>",), ids=(300,), resized_to=301)
+    new = TokenizerMetrics(chat_template="chatml (JOB_CHAT_TEMPLATE)", eos_token="<|im_end|>", added_tokens=added)
+
+    card = model_card(plain.model_copy(update={"tokenizer": new}), "./adapter")
+
+    lines = card.splitlines()
+    resize = next(n for n, line in enumerate(lines) if line.startswith("base.resize_token_embeddings(301)"))
+    assert resize < next(n for n, line in enumerate(lines) if "PeftModel.from_pretrained" in line)
+    assert "base.generation_config.eos_token_id = tokenizer.eos_token_id" in card
+    assert "| chat template | chatml (JOB_CHAT_TEMPLATE) |" in card
+    assert "resize_token_embeddings" not in model_card(plain, "./adapter")
+    assert "generation_config" not in model_card(plain, "./adapter")

@@ -296,13 +296,6 @@ def test_a_template_that_drops_what_the_turns_say_is_refused(tmp_path):
         assert re.match(r"rows\.jsonl:3: .* does not write what the turns say", problem.cause)
 
 
-def test_a_conversation_without_a_template_is_refused_with_the_row(tmp_path):
-    (problem,) = rows(tmp_path, "")([("rows.jsonl:3", Chat(CHATS["single"], 1))])
-
-    assert isinstance(problem, BadData)
-    assert re.match(r"rows\.jsonl:3: .* has no chat template", problem.cause)
-
-
 @pytest.mark.parametrize(
     "source",
     [

@@ -1,0 +1,71 @@
+"""Tokens that a chat template adds: rows for them in embedding and head, which the adapter trains and carries."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from job.chat_template import adopt
+from job.errors import BadSpec
+from job.records import AddedTokens, ChatTemplateChoice
+
+
+def add_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, choice: ChatTemplateChoice | None
+) -> AddedTokens:
+    """Give *tokenizer* the template of *choice*, and *model* a row for every token that is new with it."""
+    ids = adopt(tokenizer, choice) if choice else []
+    if not ids:
+        return AddedTokens()
+    known = [layer.weight.shape[0] for layer in _layers(model)]
+    resized_to = ids[-1] + 1 if ids[-1] >= known[0] else None
+    if resized_to:
+        model.resize_token_embeddings(resized_to, mean_resizing=False)
+    for layer, rows in zip(_layers(model), known, strict=True):
+        _start_at_mean(layer, ids, rows)
+    return AddedTokens(tokens=tuple(tokenizer.convert_ids_to_tokens(ids)), ids=tuple(ids), resized_to=resized_to)
+
+
+def trainable_token_indices(
+    model: PreTrainedModel, added: AddedTokens, target_modules: Iterable[str]
+) -> dict[str, list[int]] | None:
+    """PEFT's argument of that name, for embedding and head: of tied ones PEFT trains one set of rows for both.
+
+    Whole trained matrices (``modules_to_save``) would cost gigabytes in optimizer and adapter for a few rows.
+
+    Raises:
+        BadSpec: one of *target_modules* is the embedding or the head, which PEFT cannot adapt in both ways.
+    """
+    if not added.ids:
+        return None
+    layers = _layers(model)
+    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+    if both := [target for target in target_modules if any(f".{name}".endswith(f".{target}") for name in names)]:
+        raise BadSpec(
+            f"JOB_TARGET_MODULES={','.join(both)} cannot be adapted, as the new tokens {', '.join(added.tokens)} are "
+            "trained in it.",
+            "Leave it out, or set JOB_CHAT_TEMPLATE=plain, which needs no new token.",
+        )
+    return {name: list(added.ids) for name in names}
+
+
+def show_bias(model: PeftModel) -> None:
+    """Let the head show its bias where PEFT has wrapped it, as TRL's fused head reads it and PEFT hides all but the
+    weight. It stays out of the parameters, of which the wrapped layer has it already."""
+    head = model.get_base_model().get_output_embeddings()
+    if hasattr(head, "token_adapter"):
+        vars(head)["bias"] = getattr(head.token_adapter.base_layer, "bias", None)
+
+
+def _layers(model: PreTrainedModel) -> list[Any]:
+    return [model.get_input_embeddings(), model.get_output_embeddings()]
+
+
+def _start_at_mean(layer: Any, ids: list[int], rows: int) -> None:
+    """Rows *ids* at the mean of those that the vocabulary had before: spare ones were never trained, and random ones
+    of a new token would draw probability to it. A bias gets the mean beyond *rows*, where transformers puts it too."""
+    layer.weight.data[ids] = layer.weight.data[: ids[0]].mean(dim=0, dtype=torch.float32).to(layer.weight.dtype)
+    if getattr(layer, "bias", None) is not None:
+        layer.bias.data[rows:] = layer.bias.data[:rows].mean()
