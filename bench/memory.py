@@ -66,7 +66,7 @@ def peak_mib(path: Path, tokenizer: Path, processes: int) -> tuple[float, float]
         )  # fmt: skip
         write_json(out / "task.json", task)
         began, peak = time.monotonic(), 0.0
-        command = [sys.executable, "-m", "job.prepare", str(out / "task.json"), str(out)]
+        command = [sys.executable, "-m", "job.prepare", "rows", str(out / "task.json"), str(out)]
         with psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as child:
             while child.poll() is None:
                 peak = max(peak, tree_mib(child))

@@ -113,7 +113,7 @@ def prepare(task: PrepareTask, shop: Workshop) -> tuple[Path, Prepared]:
             out = Path(scratch)
             write_json(out / "task.json", task)
             events = EventTail(out / PROGRESS)
-            child = Child("job.prepare", [out / "task.json", out], out / "error.json", shop.log, shop.env)
+            child = Child("job.prepare", ["rows", out / "task.json", out], out / "error.json", shop.log, shop.env)
             child.wait(shop.stop, lambda: _show(events, shop))
             shutil.rmtree(folder, ignore_errors=True)
             out.rename(folder)
@@ -136,7 +136,9 @@ def preview(task: PrepareTask, rows: int, shop: Workshop) -> Preview:
     with tempfile.TemporaryDirectory(dir=shop.cache, prefix=".preview-") as scratch:
         out = Path(scratch)
         write_json(out / "task.json", task.model_copy(update={"row_limit": rows}))
-        Child("job.prepare.preview", [out / "task.json", out], out / "error.json", shop.log, shop.env).wait(shop.stop)
+        Child("job.prepare", ["preview", out / "task.json", out], out / "error.json", shop.log, shop.env).wait(
+            shop.stop
+        )
         return read_record(out / "preview.json", Preview)
 
 

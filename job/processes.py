@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -86,7 +86,9 @@ class Task(threading.Thread, Generic[T]):
 class Child:
     """A Python module of this job in a process of its own, which reports failure in a file."""
 
-    def __init__(self, module: str, arguments: list[Path], error: Path, log: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, module: str, arguments: Sequence[Path | str], error: Path, log: Path, env: Mapping[str, str]
+    ) -> None:
         self._module, self._error, self._log = module, error, log
         error.unlink(missing_ok=True)
         with log.open("ab") as output:

@@ -14,7 +14,7 @@ Strategy = Literal["single", "ddp", "cpu"]
 Format = Literal[
     "messages", "sharegpt", "prompt-completion", "alpaca", "text", "preference", "unpaired-preference", "prompt-only"
 ]
-Allowance = Literal["truncation", "nothing_to_learn", "untrained_end"]
+Allowance = Literal["truncation", "nothing_to_learn", "untrained_end", "trained_prompt"]
 
 
 class Record(BaseModel):

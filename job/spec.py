@@ -163,7 +163,8 @@ class JobSpec(BaseModel):
     allow: tuple[Allowance, ...] = setting(
         (),
         doc="Findings of the data gate to accept: `truncation` (more than half of the rows cut), `nothing_to_learn` "
-        "(too many rows without a trained token), `untrained_end` (the end-of-turn token is never learned).",
+        "(too many rows without a trained token), `untrained_end` (the end-of-turn token is never learned), "
+        "`trained_prompt` (the user's turns are learned too).",
         why="each of them wastes the run",
     )
     eval_fraction: float = setting(

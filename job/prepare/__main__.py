@@ -1,19 +1,28 @@
-"""``python -m job.prepare TASK_JSON OUT_DIR``: write ``train.arrow``, ``eval.arrow`` and ``prepared.json``."""
+"""``python -m job.prepare rows|preview TASK_JSON OUT_DIR``: write ``train.arrow``, ``eval.arrow`` and ``prepared.json``, or
+the first rows as the model sees them in ``preview.json``."""
 
 import sys
 from pathlib import Path
 
 from job.child import run_child
-from job.prepare.story import prepare
 from job.records import PrepareTask
 from job.rundir import read_record, write_json
 
 
 def main() -> None:
-    task_path, out = Path(sys.argv[1]), Path(sys.argv[2])
+    what, task_path, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    # Where transformers finds torch it imports it, which takes longer than all else here and serves no tokenizer.
+    sys.modules["torch"] = None  # type: ignore[assignment]
 
     def story() -> None:
-        write_json(out / "prepared.json", prepare(read_record(task_path, PrepareTask), out))
+        from job.prepare.preview import preview
+        from job.prepare.story import prepare
+
+        task = read_record(task_path, PrepareTask)
+        if what == "preview":
+            write_json(out / "preview.json", preview(task))
+        else:
+            write_json(out / "prepared.json", prepare(task, out))
 
     run_child(story, out / "error.json")
 

@@ -5,7 +5,7 @@ Names are those of TRL's dataset formats, with ShareGPT and alpaca beside them.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +44,7 @@ class Chat:
     messages: list[Message]
     prompt_turns: int | None
     tools: list[Any] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def to_example(row: Row, format_: Format, reading: Reading) -> Example:
         case "prompt-completion" if isinstance(field("prompt"), list):
             prompt = _messages(row, reading.column("prompt"), field("prompt"))
             answer = _messages(row, reading.column("completion"), field("completion"))
-            return Chat(prompt + answer, len(prompt), _tools(row))
+            return Chat(prompt + answer, len(prompt), _tools(row), _template_kwargs(row))
         case "prompt-completion":
             question = _string(row, reading.column("prompt"), field("prompt"))
             return Text(question, question + _filled(row, reading.column("completion"), field("completion")))
@@ -153,7 +154,7 @@ def _conversation(row: Row, format_: Format, reading: Reading) -> Chat:
     messages = _messages(row, column, _from_sharegpt(row, column, turns) if format_ == "sharegpt" else turns)
     if not any(message["role"] == "assistant" for message in messages):
         raise BadData(f"{row.where}: {column!r} has no assistant turn to learn from.")
-    return Chat(messages, None, _tools(row))
+    return Chat(messages, None, _tools(row), _template_kwargs(row))
 
 
 def _from_sharegpt(row: Row, column: str, turns: Any) -> Any:
@@ -196,6 +197,14 @@ def _text(row: Row, reading: Reading) -> Text:
     if not answer.strip():
         raise BadData(f"{row.where}: nothing follows JOB_RESPONSE_TEMPLATE in {column!r}.")
     return Text(before + mark, text)
+
+
+def _template_kwargs(row: Row) -> Mapping[str, Any]:
+    """Variables for the chat template, such as ``enable_thinking``, in the column that TRL reads them from."""
+    kwargs = row.fields.get("chat_template_kwargs") or {}
+    if not isinstance(kwargs, dict):
+        raise BadData(f"{row.where}: 'chat_template_kwargs' should be an object, found {describe(kwargs)}.")
+    return kwargs
 
 
 def _tools(row: Row) -> list[Any] | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from job.errors import BadData
 from job.prepare.batch import Batch
+from job.prepare.turns import Taught
 from job.records import Findings, GateSettings, SplitStats
 
 SHOWN = 20  # problems that are printed and kept
@@ -53,7 +54,7 @@ class Gate:
                 f"That is {share:.1%} of all rows, more than JOB_MAX_BAD_FRACTION={self._settings.max_bad_fraction:g}."
             )
 
-    def judge_tokens(self, train: SplitStats, max_length: int, end_of_turn_trained: bool) -> None:
+    def judge_tokens(self, train: SplitStats, max_length: int) -> None:
         """Once every row has been tokenized.
 
         Raises:
@@ -73,12 +74,25 @@ class Gate:
                 f"{train.dropped_rows:,} of {seen:,} rows have nothing to learn within {max_length} tokens.",
                 "Raise JOB_MAX_LENGTH, as far as the model goes, or shorten the prompts",
             )
-        if not end_of_turn_trained:
+
+    def judge_turns(self, taught: Taught) -> None:
+        """What rows with 'messages' teach under the chat template.
+
+        Raises:
+            BadData: the model would not learn to answer and then stop; the message names the override.
+        """
+        if not all(taught.end_of_turn):
             self._refuse(
                 "untrained_end",
                 "The chat template leaves the end-of-turn token out of what is trained, or ends turns with what is no "
                 "token, so the model would never learn to stop.",
                 "Set JOB_CHAT_TEMPLATE to chatml, plain or another that ends the assistant's turn inside its markers",
+            )
+        if taught.question:
+            self._refuse(
+                "trained_prompt",
+                "The chat template of JOB_MODEL marks the user's turns too, so the model would learn to ask.",
+                "Set JOB_CHAT_TEMPLATE to one that marks the assistant's turns alone",
             )
 
     def findings(self) -> Findings:

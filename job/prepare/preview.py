@@ -1,10 +1,7 @@
-"""``python -m job.prepare.preview TASK_JSON OUT_DIR``: the first rows as the model sees them, in ``preview.json``."""
+"""The first rows as the model sees them."""
 
-import sys
 from itertools import groupby, islice
-from pathlib import Path
 
-from job.child import run_child
 from job.errors import BadData
 from job.prepare.formats import Chat, to_example
 from job.prepare.mix import in_turns, recognise_sources
@@ -13,7 +10,6 @@ from job.prepare.read import to_row
 from job.prepare.story import make_reading
 from job.prepare.tokenize import IGNORED, RowTokenizer, Tokens
 from job.records import PrepareTask, Preview, PreviewPiece, PreviewRow
-from job.rundir import read_record, write_json
 
 
 def preview(task: PrepareTask) -> Preview:
@@ -53,16 +49,3 @@ def _row(where: str, tokens: Tokens, max_length: int, tokenizer: RowTokenizer) -
     return PreviewRow(
         where=where, tokens=len(ids), trained_tokens=sum(label != IGNORED for label in labels), pieces=tuple(pieces)
     )
-
-
-def main() -> None:
-    task_path, out = Path(sys.argv[1]), Path(sys.argv[2])
-
-    def story() -> None:
-        write_json(out / "preview.json", preview(read_record(task_path, PrepareTask)))
-
-    run_child(story, out / "error.json")
-
-
-if __name__ == "__main__":
-    main()

@@ -118,9 +118,10 @@ def _judge(
     _refuse_empty(train, "JOB_DATASET_URI", task)
     if _evaluates(task):
         _refuse_empty(held_out, "JOB_EVAL_DATASET_URI" if task.eval_files else "JOB_EVAL_FRACTION", task)
+    gate.judge_tokens(train, task.max_length)
     # Other formats end with the end token that is appended, or with whatever follows the prompt.
-    chats = any(source.format in ("messages", "sharegpt") for source in sources)
-    gate.judge_tokens(train, task.max_length, end_of_turn_trained=tokenizer.end_of_turn_trained or not chats)
+    if any(source.format in ("messages", "sharegpt") for source in sources):
+        gate.judge_turns(tokenizer.taught)
 
 
 def _refuse_empty(stats: SplitStats, setting: str, task: PrepareTask) -> None:

@@ -1,6 +1,5 @@
 """A model's chat template, and what a short conversation shows of it."""
 
-import contextlib
 import copy
 import re
 from collections.abc import Iterable, Mapping
@@ -17,9 +16,9 @@ from job.prepare.limits import TEXT_LIMIT, RenderLimit, TooCostly
 
 Span = tuple[int, int]  # characters, end exclusive
 
-_FIRST_QUESTION, FIRST_ANSWER, _SECOND_QUESTION, SECOND_ANSWER = "Which one?", "The first.", "And then?", "The second."
+FIRST_QUESTION, FIRST_ANSWER, _SECOND_QUESTION, SECOND_ANSWER = "Which one?", "The first.", "And then?", "The second."
 _PROBE: list[Message] = [
-    {"role": "user", "content": _FIRST_QUESTION},
+    {"role": "user", "content": FIRST_QUESTION},
     {"role": "assistant", "content": FIRST_ANSWER},
     {"role": "user", "content": _SECOND_QUESTION},
     {"role": "assistant", "content": SECOND_ANSWER},
@@ -40,8 +39,8 @@ class ChatTemplate:
         closing: what follows the words of an earlier turn before the next one's header.
         unclosed: the token that ends the last turn and that the template leaves out, as the next header brings it.
 
-    Raises:
-        TooCostly: the short conversation, or later a row, takes the template too long or too much memory.
+    Rendering raises `TooCostly` where it takes the template too long or too much memory, from then on at once if that
+    was the short conversation.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, Any], added_tokens: Iterable[str]) -> None:
@@ -49,6 +48,7 @@ class ChatTemplate:
         self._special_tokens = special_tokens
         longest_first = sorted((token for token in added_tokens if token.strip()), key=len, reverse=True)
         self._tools: list[Any] | None = None
+        self._variables: Mapping[str, Any] = {}
         self._limit = RenderLimit()
         self._added = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._as_parts = self.by_markers = False
@@ -57,19 +57,23 @@ class ChatTemplate:
         self.prompt, self.closing, self.unclosed = "", "", ""
         self.prompt_cuts: list[str] = []
         self.openings = [""]
-        # A template is a program and may refuse this conversation with any exception. A row that it refuses names it.
-        with contextlib.suppress(Exception):
+        self._limit_met: TooCostly | None = None
+        try:
             self._look()
+        except TooCostly as limit:
+            self._limit_met = limit
+        except Exception:  # a template is a program and may raise anything; a row that it refuses names the reason
+            return
 
     @property
     def probe(self) -> list[Message]:
         """The conversation that the template was looked at with: two questions, each with its answer."""
         return [*self._lead, *_PROBE]
 
-    def with_tools(self, tools: list[Any] | None) -> "ChatTemplate":
-        """This template for a row that brings *tools*."""
+    def for_row(self, tools: list[Any] | None, variables: Mapping[str, Any]) -> "ChatTemplate":
+        """This template for a row that brings *tools* and *variables* of its own."""
         template = copy.copy(self)
-        template._tools = tools
+        template._tools, template._variables = tools, variables
         return template
 
     def render(self, messages: list[Message], generation_prompt: bool = False) -> str:
@@ -91,6 +95,8 @@ class ChatTemplate:
     def _render(self, messages: list[Message], **options: Any) -> tuple[str, list[Span]]:
         if self._as_parts:
             messages = [message | {"content": _part(message["content"])} for message in messages]
+        if self._limit_met:  # once is enough
+            raise TooCostly(str(self._limit_met))
         with self._limit:
             texts, spans = render_jinja_template(
                 conversations=[messages],
@@ -98,6 +104,7 @@ class ChatTemplate:
                 chat_template=self._source,
                 **options,
                 **self._special_tokens,
+                **self._variables,
             )
         if len(texts[0]) > TEXT_LIMIT:
             raise TooCostly(f"writes more than {TEXT_LIMIT // 2**20} million characters")
@@ -137,7 +144,7 @@ class ChatTemplate:
         self.prompt_cuts = self._cuts(shared_length(users, self.prompt))
         if not self.closing and text.endswith(SECOND_ANSWER):
             self.unclosed = self.next_token(users, 0)
-        for asked, answered in ((_FIRST_QUESTION, FIRST_ANSWER), (_SECOND_QUESTION, SECOND_ANSWER)):
+        for asked, answered in ((FIRST_QUESTION, FIRST_ANSWER), (_SECOND_QUESTION, SECOND_ANSWER)):
             _, prompt, opening = _between(text, asked, answered).rpartition(self.prompt or "\0")
             if prompt and opening not in self.openings:
                 self.openings.append(opening)

@@ -34,13 +34,13 @@ class RowTokenizer:
 
     Attributes:
         chat_template: the chat template that renders conversations.
-        end_of_turn: the token that carries loss at the end of an earlier turn and of the last one; "" where none does.
+        taught: what rows with 'messages' teach, as a short conversation showed when this was loaded.
     """
 
     def __init__(self, folder: Path, chosen: ChatTemplateChoice | None = None) -> None:
         loaded = load_tokenizer(folder, chosen)
-        self._tokenizer, self._template = loaded.tokenizer, loaded.template
-        self.chat_template, self.end_of_turn = loaded.chat_template, loaded.end_of_turn
+        self._tokenizer, self._template, self._tool_template = loaded.tokenizer, loaded.template, loaded.tool_template
+        self.chat_template, self.taught = loaded.chat_template, loaded.taught
         self._backend = self._tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -49,11 +49,6 @@ class RowTokenizer:
     def has_chat_template(self) -> bool:
         """Whether the tokenizer has a template of its own or was given one; the default is for conversations only."""
         return self.chat_template != DEFAULT
-
-    @property
-    def end_of_turn_trained(self) -> bool:
-        """Whether rows with 'messages' teach the model to stop, as a short conversation showed when this was loaded."""
-        return all(self.end_of_turn)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of *ids*, special tokens included."""
@@ -88,7 +83,17 @@ class RowTokenizer:
         spanned = [(text, spans) for text, spans in rendered if not isinstance(spans, str)]
         prompted = [(text, prompt) for text, prompt in rendered if isinstance(prompt, str)]
         tokens = {str: iter(self._after_prompts(prompted)), list: iter(self._in_spans(spanned))}
-        return [outcome if isinstance(outcome, BadData) else next(tokens[type(outcome[1])]) for outcome in outcomes]
+        rows = (outcome if isinstance(outcome, BadData) else next(tokens[type(outcome[1])]) for outcome in outcomes)
+        return [self._with_something(where, row) for (where, _), row in zip(examples, rows, strict=True)]
+
+    def _with_something(self, where: str, row: Tokens | BadData) -> Tokens | BadData:
+        """*row*, or the problem that there is nothing to learn in all of it."""
+        if isinstance(row, BadData) or (row.labels != IGNORED).any():
+            return row
+        return BadData(
+            f"{where}: the chat template {whose(self.chat_template)} leaves nothing of this row to learn.",
+            OTHER_TEMPLATE,
+        )
 
     def _in_spans(self, rendered: list[tuple[str, list[Span]]]) -> list[Tokens]:
         encodings = self._backend.encode_batch([text for text, _ in rendered], add_special_tokens=False)
@@ -128,7 +133,7 @@ class RowTokenizer:
     def _render_chat(self, where: str, example: Chat) -> tuple[str, str | list[Span]] | BadData:
         """The text of a conversation, with its prompt's text or the spans of its assistant turns; or the problem."""
         try:
-            template = self._usable_template(where).with_tools(example.tools)
+            template = self._usable_template(where, example).for_row(example.tools, example.template_kwargs)
             if example.prompt_turns is None:
                 return render_with_turns(template, where, example.messages)
             prompt = template.render(example.messages[: example.prompt_turns], generation_prompt=True)
@@ -142,13 +147,14 @@ class RowTokenizer:
             reason = f"{type(error).__name__}: {error}"
             return BadData(f"{where}: the chat template {whose(self.chat_template)} refuses this row ({reason}).")
 
-    def _usable_template(self, where: str) -> ChatTemplate:
-        if not self._template.writes_content:
+    def _usable_template(self, where: str, example: Chat) -> ChatTemplate:
+        template = self._tool_template if example.tools else self._template
+        if not template.writes_content:
             raise BadData(
                 f"{where}: the chat template {whose(self.chat_template)} does not write what the turns say.",
                 "Set JOB_CHAT_TEMPLATE to another, such as plain, or use rows with prompt and completion.",
             )
-        return self._template
+        return template
 
     def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=special)]

@@ -5,11 +5,13 @@ more with one message's words replaced. What differs is that message's; what lie
 template's own writing, where the generation prompt and the end-of-turn token are safe to look for.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from job.errors import BadData
 from job.prepare.formats import Message
-from job.prepare.template import FIRST_ANSWER, SECOND_ANSWER, ChatTemplate, Span, shared_length
+from job.prepare.limits import TooCostly
+from job.prepare.template import FIRST_ANSWER, FIRST_QUESTION, SECOND_ANSWER, ChatTemplate, Span, shared_length
 
 # Every field of a message that templates write as the turn's own words.
 _WORDS = ("content", "reasoning_content", "reasoning", "thinking")
@@ -28,13 +30,27 @@ def render_with_turns(template: ChatTemplate, where: str, messages: list[Message
     return conversation.text, conversation.turns()
 
 
-def end_tokens(template: ChatTemplate) -> tuple[str, str]:
-    """The tokens that carry loss at the end of an earlier turn and of the last one, as the probe shows; "" for none."""
+@dataclass(frozen=True)
+class Taught:
+    """What rows with 'messages' teach under a template, as its probe shows.
+
+    Attributes:
+        end_of_turn: the tokens that carry loss at the end of an earlier turn and of the last one; "" for none.
+        question: whether the user's words carry loss.
+    """
+
+    end_of_turn: tuple[str, str] = "", ""
+    question: bool = False
+
+
+def what_is_taught(template: ChatTemplate) -> Taught:
     try:
         text, spans = render_with_turns(template, "", template.probe)
-    except Exception:  # a template is a program and may refuse it; a row that it refuses names the reason
-        return "", ""
-    return _end_token(template, text, FIRST_ANSWER, spans), _end_token(template, text, SECOND_ANSWER, spans)
+    except (Exception, TooCostly):  # a template may refuse it; a row that it refuses names the reason
+        return Taught()
+    ends = _end_token(template, text, FIRST_ANSWER, spans), _end_token(template, text, SECOND_ANSWER, spans)
+    question = text.find(FIRST_QUESTION)
+    return Taught(ends, any(begin <= question < end for begin, end in spans))
 
 
 def _end_token(template: ChatTemplate, text: str, answer: str, spans: list[Span]) -> str:

@@ -264,7 +264,7 @@ def test_the_default_writes_headers_in_plain_words_and_trains_the_end_token(make
     rows = RowTokenizer(make_tokenizer())
 
     assert rows.chat_template == DEFAULT
-    assert rows.end_of_turn == ("</s>", "</s>")
+    assert rows.taught.end_of_turn == ("</s>", "</s>")
     assert pieces(rows, Chat(CHAT, None)) == [
         (False, "<s>### System:\nBe brief.\n\n### User:\nHi\n\n### Assistant:\n"),
         (True, "Hello</s>"),
@@ -276,7 +276,7 @@ def test_the_default_writes_headers_in_plain_words_and_trains_the_end_token(make
 def test_chatml_writes_its_own_tokens_and_trains_the_end_of_a_turn(make_tokenizer: MakeTokenizer):
     rows = RowTokenizer(make_tokenizer(), BUILT_IN["chatml"])
 
-    assert rows.end_of_turn == ("<|im_end|>", "<|im_end|>")
+    assert rows.taught.end_of_turn == ("<|im_end|>", "<|im_end|>")
     assert pieces(rows, Chat(CHAT[1:], None)) == [
         (False, "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
         (True, "Hello<|im_end|>"),

@@ -13,6 +13,7 @@ from job.prepare.formats import Chat, Reading, Text, oddities, recognise, to_exa
 from job.prepare.gate import Gate
 from job.prepare.read import Row
 from job.prepare.story import prepare
+from job.prepare.turns import Taught
 from job.records import GateSettings, Prepared, SplitStats
 from tests.unit.conftest import CHATML, MakeTokenizer
 from tests.unit.test_prepare import reading, task
@@ -84,11 +85,19 @@ def split_batch(*contents: int) -> SplitBatch:
     return SplitBatch(nothing, nothing, np.empty(0, dtype=np.int64), np.array(contents, dtype=np.uint64), 0, 0, 0, 0)
 
 
-def test_an_end_of_turn_that_is_never_trained_is_refused_unless_allowed():
-    with pytest.raises(BadData, match="JOB_ALLOW=untrained_end"):
-        Gate(STRICT).judge_tokens(stats(), 64, end_of_turn_trained=False)
+@pytest.mark.parametrize(
+    ("taught", "name"),
+    [
+        (Taught(("", "</s>")), "untrained_end"),
+        (Taught(("</s>", "")), "untrained_end"),
+        (Taught(("</s>", "</s>"), question=True), "trained_prompt"),
+    ],
+)
+def test_a_template_that_teaches_the_wrong_thing_is_refused_unless_allowed(taught, name):
+    with pytest.raises(BadData, match=f"JOB_ALLOW={name}"):
+        Gate(STRICT).judge_turns(taught)
 
-    Gate(lenient(0.01, "untrained_end")).judge_tokens(stats(), 64, end_of_turn_trained=False)
+    Gate(lenient(0.01, name)).judge_turns(taught)
 
 
 def test_duplicates_and_rows_on_both_sides_are_counted():

@@ -87,7 +87,7 @@ def run(out: Path, tokenizer: Path, rows: list[dict[str, Any]], bad_rows: str = 
     job = task(out, tokenizer, "\n".join(map(json.dumps, rows)), gate=gate, max_length=4096)
     (out / "task.json").write_text(job.model_dump_json())
     process = subprocess.Popen(
-        [sys.executable, "-m", "job.prepare", out / "task.json", out],
+        [sys.executable, "-m", "job.prepare", "rows", out / "task.json", out],
         cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (WALL_GIB * 2**30,) * 2),
     )  # fmt: skip

@@ -243,9 +243,9 @@ def _how(template: Shipped) -> str:
 
 def _line(template: Shipped) -> str:
     name = template.name
-    ends = " / ".join(dict.fromkeys(f"`{token}`" for token in template.rows.end_of_turn))
+    ends = " / ".join(dict.fromkeys(f"`{token}`" for token in template.rows.taught.end_of_turn))
     remarks = [GIVEN.get(name, ((), ""))[1], REWRITTEN.get(name, ""), REMARKS.get(name, "")]
-    trained = f"yes, {ends}" if template.rows.end_of_turn_trained else "**no**"
+    trained = f"yes, {ends}" if all(template.rows.taught.end_of_turn) else "**no**"
     remark = ". ".join(text[0].upper() + text[1:] if text[0] != "`" else text for text in remarks if text)
     cells = (f"`{name}`", "yes", trained, _how(template), _calls(template), remark)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"

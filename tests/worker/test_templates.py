@@ -202,8 +202,8 @@ def test_the_end_of_turn_token_is_trained(shipped, name):
 
     _, labels = template.ours(CHATS["three turns"])
 
-    earlier, last = template.rows.end_of_turn
-    assert template.rows.end_of_turn_trained
+    earlier, last = template.rows.taught.end_of_turn
+    assert all(template.rows.taught.end_of_turn)
     *firsts, final = template.trained(labels)
     assert all(text.rstrip().endswith(earlier) for text in firsts)
     assert final.rstrip().endswith(last)
@@ -309,8 +309,8 @@ def test_a_template_that_drops_what_the_turns_say_is_refused(tmp_path):
 def test_a_template_that_does_not_teach_the_model_to_stop_is_known(tmp_path, source):
     loaded = rows(tmp_path, source)
 
-    assert not loaded.end_of_turn_trained
-    assert loaded.end_of_turn == ("", "")
+    assert not all(loaded.taught.end_of_turn)
+    assert loaded.taught.end_of_turn == ("", "")
 
 
 def test_marks_in_a_comment_are_no_marks(tmp_path):
@@ -334,7 +334,7 @@ def test_a_template_that_wants_a_system_turn_is_looked_at_with_one(tmp_path):
 
     (tokens,) = loaded([("f:1", Chat(CHATS["system"], None))])
 
-    assert loaded.end_of_turn == ("<|end|>", "<|end|>")
+    assert loaded.taught.end_of_turn == ("<|end|>", "<|end|>")
     trained = [int(label) for label in tokens.labels if label != IGNORED]
     assert PreTrainedTokenizerFast.from_pretrained(tmp_path).decode(trained) == "Hello<|end|>Ciao<|end|>"
 
