@@ -1,12 +1,14 @@
-"""Rows per second of tokenize + mask + pack: the job against TRL's own preparation of the same rows.
+"""Rows per second of tokenize + mask + pack: the job against TRL's own preparation of the same rows; and how full the
+packs are.
 
-python bench/prepare.py [--rows 4000]; rows are made from GSM8K. TRL begins with the dataset in memory, the job with
-the file, so reading counts against the job only.
+python bench/prepare.py; rows are made from GSM8K. Both begin with the tokenizer loaded, TRL with the dataset in memory,
+the job with the file, so reading counts against the job only.
 """
 
 import argparse
 import json
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -24,8 +26,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "demo")]
 
 from tiny import train_tokenizer  # noqa: E402
 
-from job.prepare.story import prepare  # noqa: E402
-from job.records import DataFile, GateSettings, PrepareTask  # noqa: E402
+from job.prepare.story import write_rows  # noqa: E402
+from job.prepare.tokenize import RowTokenizer  # noqa: E402
+from job.records import DataFile, GateSettings, Prepared, PrepareTask  # noqa: E402
 
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k_train.jsonl"
 PAIRS = 5
@@ -68,18 +71,19 @@ def trl_s(case: str, path: Path, tokenizer: PreTrainedTokenizerFast, num_proc: i
     return time.perf_counter() - began, sum(map(len, ready["input_ids"]))
 
 
-def job_s(path: Path, tokenizer_dir: Path) -> tuple[float, int]:
-    """Seconds from the file to packed Arrow, and the number of tokens."""
+def job_s(path: Path, tokenizer_dir: Path) -> tuple[float, Prepared]:
+    """Seconds from the file to packed Arrow, and what came of it."""
     task = PrepareTask(
         train_files=(DataFile(path=path, name=path.name, identity=""),), tokenizer=tokenizer_dir, tokenizer_identity="",
         columns={}, format=None, response_template=None, max_length=MAX_LENGTH, eval_fraction=0.0, seed=1, packing=True,
         gate=GateSettings(bad_rows="fail", max_bad_fraction=1.0, allow=("truncation",)),
         processes=len(os.sched_getaffinity(0)),
     )  # fmt: skip
+    tokenizer = RowTokenizer(tokenizer_dir)
     with tempfile.TemporaryDirectory() as out:
         began = time.perf_counter()
-        prepared = prepare(task, Path(out))
-        return time.perf_counter() - began, prepared.train.tokens
+        prepared = write_rows(task, Path(out), tokenizer)
+        return time.perf_counter() - began, prepared
 
 
 def compare(case: str, path: Path, tokenizer: PreTrainedTokenizerFast, tokenizer_dir: Path) -> None:
@@ -87,7 +91,8 @@ def compare(case: str, path: Path, tokenizer: PreTrainedTokenizerFast, tokenizer
     ratios: dict[int | None, list[float]] = {None: [], 2: []}
     speeds = []
     for index in range(PAIRS + 1):  # the first round warms up
-        seconds, tokens = job_s(path, tokenizer_dir)
+        seconds, prepared = job_s(path, tokenizer_dir)
+        tokens = prepared.train.tokens
         for num_proc, found in ratios.items():
             theirs, their_tokens = trl_s(case, path, tokenizer, num_proc)
             assert tokens == their_tokens, f"{case}: {tokens} tokens against TRL's {their_tokens}"
@@ -99,9 +104,26 @@ def compare(case: str, path: Path, tokenizer: PreTrainedTokenizerFast, tokenizer
     print(f"| {case} | {statistics.median(speeds):,.0f} | {default:.1f} × | {two:.1f} × |", flush=True)
 
 
+def log_normal_rows(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Texts of 10 to some thousand words, the median 200: lengths as collected documents have them."""
+    words = " ".join(row["answer"] for row in rows).split()
+    draw = random.Random(1)
+    sizes = [max(10, int(draw.lognormvariate(5.3, 1.0))) for _ in rows]
+    starts = [draw.randrange(len(words)) for _ in rows]
+    return [{"text": " ".join(words[start : start + size])} for start, size in zip(starts, sizes, strict=True)]
+
+
+def fill(rows: list[dict[str, Any]], folder: Path) -> float:
+    """The share of the packs' places that hold a token."""
+    path = folder / "fill.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = job_s(path, folder / "tokenizer")[1].train
+    return train.tokens / (train.sequences * MAX_LENGTH)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure preparation against TRL's.")
-    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--rows", type=int, default=7473)
     args = parser.parse_args()
     datasets.disable_caching()
     datasets.disable_progress_bars()
@@ -118,6 +140,9 @@ def main() -> None:
                 tokenizer.chat_template = MARKED
             tokenizer.save_pretrained(folder / "tokenizer")
             compare(case, path, tokenizer, folder / "tokenizer")
+        print("\n| packs of 2,048 tokens | full |\n|---|---|")
+        print(f"| GSM8K | {fill(make_rows('text', source), folder):.4f} |")
+        print(f"| log-normal lengths | {fill(log_normal_rows(source), folder):.4f} |")
 
 
 if __name__ == "__main__":

@@ -58,4 +58,4 @@ def _with_template(tokenizer: PreTrainedTokenizerFast, choice: ChatTemplateChoic
             template = ChatTemplate(source, special, tokenizer.added_tokens_encoder)
             return LoadedTokenizer(tokenizer, choice, template, end_tokens(template))
     except TooCostly as limit:
-        raise BadData(f"The chat template {whose(choice)} {limit} for two turns.", OTHER_TEMPLATE) from limit
+        raise BadData(f"The chat template {whose(choice)} {limit} for a short conversation.", OTHER_TEMPLATE) from limit

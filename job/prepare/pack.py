@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 
 # Rows packed together. TRL packs one batch of Dataset.map at a time: 1,000 rows.
-WINDOW = 1000
+WINDOW_ROWS = 1000
+# More where those fill fewer packs than this: the last pack of a window stays half empty on average.
+WINDOW_PACKS = 128
 # Fewer where rows are very long, as a window stands in memory: 8 bytes a token.
 WINDOW_TOKENS = 2**23
 

@@ -34,8 +34,12 @@ def prepare(task: PrepareTask, out: Path) -> Prepared:
     Raises:
         BadData: the data gate refuses the rows; the message says why and what overrides it.
     """
-    tokenizer, gate = RowTokenizer(task.tokenizer, task.chat_template), Gate(task.gate)
-    reading = make_reading(task, tokenizer)
+    return write_rows(task, out, RowTokenizer(task.tokenizer, task.chat_template))
+
+
+def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepared:
+    """`prepare` with the tokenizer loaded."""
+    reading, gate = make_reading(task, tokenizer), Gate(task.gate)
     sources = recognise_sources(task, reading)
     meter = Meter((*task.train_files, *task.eval_files))
     progress = Progress(EventLog(out / PROGRESS), meter, task.row_limit)

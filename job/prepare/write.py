@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from job.prepare.batch import SplitBatch
-from job.prepare.pack import WINDOW, WINDOW_TOKENS, pack
+from job.prepare.pack import WINDOW_PACKS, WINDOW_ROWS, WINDOW_TOKENS, pack
 from job.prepare.tokenize import IGNORED, Tokens
 from job.records import SplitStats
 
@@ -34,7 +34,7 @@ class SplitWriter:
         for begin, end in zip(ends - batch.lengths, ends, strict=True):
             self._window.append(Tokens(batch.input_ids[begin:end], batch.labels[begin:end]))
             self._window_tokens += int(end - begin)
-            if len(self._window) == WINDOW or self._window_tokens >= WINDOW_TOKENS:
+            if self._is_full():
                 self._flush()
 
     def __enter__(self) -> Self:
@@ -58,6 +58,10 @@ class SplitWriter:
         counts["tokens"] += len(batch.input_ids)
         counts["trained_tokens"] += int((batch.labels != IGNORED).sum())
         counts["max_tokens"] = max(counts["max_tokens"], int(batch.lengths.max(initial=0)))
+
+    def _is_full(self) -> bool:
+        enough = WINDOW_PACKS * self._max_length if self._packing else 0
+        return self._window_tokens >= (enough if len(self._window) >= WINDOW_ROWS else WINDOW_TOKENS)
 
     def _flush(self) -> None:
         rows, self._window, self._window_tokens = self._window, [], 0

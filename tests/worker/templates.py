@@ -24,7 +24,7 @@ from tests.tiny import ROOT
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja") if not path.stem.endswith("_training"))
 # What looks like a token of its own in a template: <|im_end|>, <｜User｜>, <turn|>, </s>, <think>, [INST].
-_TOKEN = re.compile(r"<\|[^|<>{}'\"\s]+\|?>|<｜[^｜]+｜>|</?[a-z_]+>|<[a-z_]+\|>|\[gMASK\]|\[/?INST\]")
+TOKEN = re.compile(r"<\|[^|<>{}'\"\s]+\|?>|<｜[^｜]+｜>|</?[a-z_]+>|<[a-z_]+\|>|\[gMASK\]|\[/?INST\]")
 
 
 def user(content: str) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def write_tokenizer(folder: Path, source: str) -> Path:
         eos_token="</s>",
         chat_template=source,
     )
-    tokenizer.add_tokens(sorted(set(_TOKEN.findall(source))), special_tokens=True)
+    tokenizer.add_tokens(sorted(set(TOKEN.findall(source))), special_tokens=True)
     tokenizer.save_pretrained(folder)
     return folder
 
