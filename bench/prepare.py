@@ -10,6 +10,7 @@ import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "demo")]
 
 from tiny import train_tokenizer  # noqa: E402
 
-from job.prepare.story import write_rows  # noqa: E402
-from job.prepare.tokenize import RowTokenizer  # noqa: E402
 from job.records import DataFile, GateSettings, Prepared, PrepareTask  # noqa: E402
+from job.rundir import write_json  # noqa: E402
 
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k_train.jsonl"
 PAIRS = 5
@@ -79,11 +79,11 @@ def job_s(path: Path, tokenizer_dir: Path) -> tuple[float, Prepared]:
         gate=GateSettings(bad_rows="fail", max_bad_fraction=1.0, allow=("truncation",)),
         processes=len(os.sched_getaffinity(0)),
     )  # fmt: skip
-    tokenizer = RowTokenizer(tokenizer_dir)
     with tempfile.TemporaryDirectory() as out:
-        began = time.perf_counter()
-        prepared = write_rows(task, Path(out), tokenizer)
-        return time.perf_counter() - began, prepared
+        write_json(Path(out) / "task.json", task)
+        command = [sys.executable, ROOT / "bench" / "prepare_job.py", Path(out) / "task.json", out]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        return found["seconds"], Prepared.model_validate(found["prepared"])
 
 
 def compare(case: str, path: Path, tokenizer: PreTrainedTokenizerFast, tokenizer_dir: Path) -> None:

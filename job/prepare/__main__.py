@@ -1,5 +1,5 @@
-"""``python -m job.prepare rows|preview TASK_JSON OUT_DIR``: write ``train.arrow``, ``eval.arrow`` and ``prepared.json``, or
-the first rows as the model sees them in ``preview.json``."""
+"""``python -m job.prepare rows|preview TASK_JSON OUT_DIR``: write the rows as tokens (``train.arrow``, ``eval.arrow``,
+``prepared.json``), or the first ones as the model sees them (``preview.json``)."""
 
 import sys
 from pathlib import Path

@@ -3,20 +3,21 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from job.errors import BadData
+from job.prepare.encode import IGNORED, Tokens
 from job.prepare.formats import Chat, Example, Reading, oddities, to_example
 from job.prepare.mix import content_hash, copies, is_held_out
 from job.prepare.read import Record, to_row
-from job.prepare.tokenize import IGNORED, RowTokenizer, Tokens
+from job.prepare.tokenize import RowTokenizer
 from job.records import Format, PrepareTask
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A record that may become a row, of a source with that *format* and *weight*; *held_out* by its source."""
 
     record: Record

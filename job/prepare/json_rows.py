@@ -6,8 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from job.errors import BadData
 from job.prepare.lines import BOM, RECORD_LIMIT, TOO_LONG, decode, opened, read_lines
@@ -20,8 +19,7 @@ DEPTH_LIMIT = 100  # nested brackets; far below where the interpreter gives up, 
 _CHUNK = 2**18  # bytes of an array read at a time
 
 
-@dataclass(frozen=True, slots=True)
-class JsonLine:
+class JsonLine(NamedTuple):
     """A line that is yet to be decoded."""
 
     where: str

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 # Processor time of one rendering; ordinary ones take well under a millisecond, those with many tools a few.
-RENDER_S = 5.0
+RENDER_S = 3.0
 # Address space that renderings may add: many times what a row of the greatest length takes.
 RENDER_BYTES = 512 * 2**20
 # Characters of one rendering: several rows of the greatest length.

@@ -3,12 +3,13 @@
 from itertools import groupby, islice
 
 from job.errors import BadData
+from job.prepare.encode import IGNORED, Tokens
 from job.prepare.formats import Chat, to_example
 from job.prepare.mix import in_turns, recognise_sources
 from job.prepare.progress import Meter
 from job.prepare.read import to_row
 from job.prepare.story import make_reading
-from job.prepare.tokenize import IGNORED, RowTokenizer, Tokens
+from job.prepare.tokenize import RowTokenizer
 from job.records import PrepareTask, Preview, PreviewPiece, PreviewRow
 
 

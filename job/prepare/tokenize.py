@@ -1,32 +1,17 @@
-"""Examples to token ids and labels. Tokens that carry no loss have the label -100 (torch's cross-entropy default)."""
+"""Examples to token ids and labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Encoding
 
 from job.chat_template import DEFAULT
 from job.errors import BadData
+from job.prepare.encode import IGNORED, Encoder, Tokens
 from job.prepare.formats import Chat, Example, Text
 from job.prepare.limits import TooCostly, limited_memory
 from job.prepare.load import OTHER_TEMPLATE, load_tokenizer, whose
 from job.prepare.template import ChatTemplate, Span
 from job.prepare.turns import render_with_turns
 from job.records import ChatTemplateChoice
-
-IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One row: *input_ids* and *labels*, both of shape (length,), int32."""
-
-    input_ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
 
 
 class RowTokenizer:
@@ -41,9 +26,7 @@ class RowTokenizer:
         loaded = load_tokenizer(folder, chosen)
         self._tokenizer, self._template, self._tool_template = loaded.tokenizer, loaded.template, loaded.tool_template
         self.chat_template, self.taught = loaded.chat_template, loaded.taught
-        self._backend = self._tokenizer.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self._encoder = Encoder(self._tokenizer.backend_tokenizer)
 
     @property
     def has_chat_template(self) -> bool:
@@ -69,12 +52,7 @@ class RowTokenizer:
         return [tokens[i] for i in range(len(examples))]
 
     def _texts(self, examples: list[Text]) -> list[Tokens]:
-        full = self._ids([self._ended(example.text) for example in examples], special=True)
-        prompts = iter(self._ids([e.prompt for e in examples if e.prompt is not None], special=True))
-        return [
-            _after_prompt(ids, 0, [] if example.prompt is None else next(prompts))
-            for example, ids in zip(examples, full, strict=True)
-        ]
+        return self._encoder.plain([self._ended(example.text) for example in examples], [e.prompt for e in examples])
 
     def _chats(self, examples: list[tuple[str, Chat]]) -> list[Tokens | BadData]:
         with limited_memory():
@@ -82,7 +60,7 @@ class RowTokenizer:
         rendered = [outcome for outcome in outcomes if not isinstance(outcome, BadData)]
         spanned = [(text, spans) for text, spans in rendered if not isinstance(spans, str)]
         prompted = [(text, prompt) for text, prompt in rendered if isinstance(prompt, str)]
-        tokens = {str: iter(self._after_prompts(prompted)), list: iter(self._in_spans(spanned))}
+        tokens = {str: iter(self._encoder.after_prompts(prompted)), list: iter(self._encoder.in_spans(spanned))}
         rows = (outcome if isinstance(outcome, BadData) else next(tokens[type(outcome[1])]) for outcome in outcomes)
         return [self._with_something(where, row) for (where, _), row in zip(examples, rows, strict=True)]
 
@@ -94,34 +72,6 @@ class RowTokenizer:
             f"{where}: the chat template {whose(self.chat_template)} leaves nothing of this row to learn.",
             OTHER_TEMPLATE,
         )
-
-    def _in_spans(self, rendered: list[tuple[str, list[Span]]]) -> list[Tokens]:
-        encodings = self._backend.encode_batch([text for text, _ in rendered], add_special_tokens=False)
-        return [_in_spans(encoding, spans) for encoding, (_, spans) in zip(encodings, rendered, strict=True)]
-
-    def _after_prompts(self, rendered: list[tuple[str, str]]) -> list[Tokens]:
-        full = self._ids([text for text, _ in rendered], special=False)
-        starts = [self._sure_start(ids, text, prompt) for ids, (text, prompt) in zip(full, rendered, strict=True)]
-        # The rest of a prompt is mostly its last header, the same in every row.
-        rests = list(dict.fromkeys(rest for _, rest in starts))
-        rest_ids = dict(zip(rests, self._ids(rests, special=False), strict=True))
-        return [_after_prompt(ids, start, rest_ids[rest]) for ids, (start, rest) in zip(full, starts, strict=True)]
-
-    def _sure_start(self, ids: list[int], text: str, prompt: str) -> tuple[int, str]:
-        """How many of the first *ids*, those of *text*, are surely those of *prompt*, and the rest of *prompt*.
-
-        What stands on the two sides of an added token is encoded apart, so up to the last one that the prompt holds,
-        the prompt's tokens are those of the text. Unless the tokenizer found other added tokens than are looked for.
-        """
-        template = self._template
-        given = template.added_tokens(prompt) if text.startswith(prompt) else []
-        if not given:
-            return 0, prompt
-        token = self._backend.token_to_id(given[-1])
-        if ids.count(token) != template.added_tokens(text).count(given[-1]):
-            return 0, prompt
-        places = (place for place, found in enumerate(ids) if found == token)
-        return next(islice(places, given.count(given[-1]) - 1, None)), prompt[prompt.rindex(given[-1]) :]
 
     def _ended(self, text: str) -> str:
         """*text* with the end token that makes a model stop, as TRL appends it."""
@@ -155,44 +105,3 @@ class RowTokenizer:
                 "Set JOB_CHAT_TEMPLATE to another, such as plain, or use rows with prompt and completion.",
             )
         return template
-
-    def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=special)]
-
-
-def _after_prompt(ids: list[int], start: int, prompt_ids: list[int]) -> Tokens:
-    """Loss on what follows the common prefix of *ids* and the prompt, TRL's rule for prompt and completion. The first
-    *start* tokens are the prompt's; *prompt_ids* are those that it goes on with."""
-    input_ids, prompt = np.array(ids, dtype=np.int32), np.array(prompt_ids, dtype=np.int32)
-    compared = min(len(input_ids) - start, len(prompt))
-    differ = np.flatnonzero(input_ids[start : start + compared] != prompt[:compared])
-    labels = input_ids.copy()
-    labels[: start + (differ[0] if differ.size else compared)] = IGNORED
-    return Tokens(input_ids, labels)
-
-
-def _in_spans(encoding: Encoding, spans: list[Span]) -> Tokens:
-    """Loss on the tokens of *spans*."""
-    input_ids = np.array(encoding.ids, dtype=np.int32)
-    labels = np.full_like(input_ids, IGNORED)
-    for begin, end in spans:
-        first, stop = _tokens_of(encoding, begin, end)
-        labels[first:stop] = input_ids[first:stop]
-    return Tokens(input_ids, labels)
-
-
-def _tokens_of(encoding: Encoding, begin: int, end: int) -> tuple[int, int]:
-    """The tokens, end exclusive, of the characters from *begin* to before *end*."""
-
-    def nearest(places: range) -> int | None:
-        # A character can lie in no token: some tokenizers swallow the white space beside a special token.
-        return next((token for place in places if (token := encoding.char_to_token(place)) is not None), None)
-
-    first, last = nearest(range(begin, end)), nearest(range(end - 1, begin - 1, -1))
-    if first is None or last is None:
-        return 0, 0
-    stop = last + 1
-    # A character of many bytes can be many tokens, of which the first one is found.
-    while (characters := encoding.token_to_chars(stop)) and characters[0] < end:
-        stop += 1
-    return first, stop

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from job.prepare.batch import SplitBatch
+from job.prepare.encode import IGNORED, Tokens
 from job.prepare.pack import WINDOW_PACKS, WINDOW_ROWS, WINDOW_TOKENS, pack
-from job.prepare.tokenize import IGNORED, Tokens
 from job.records import SplitStats
 
 _TOKENS = pa.list_(pa.int32())
@@ -84,5 +84,7 @@ def _alone(rows: list[Tokens]) -> list[list[int]]:
 
 def _lists(sizes: list[int], values: list[np.ndarray]) -> pa.Array:
     """A list array whose items have *sizes* elements, taken one after the other from *values*."""
-    offsets = np.cumsum([0, *sizes], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values)))
+    offsets, items = np.cumsum([0, *sizes], dtype=np.int32), np.concatenate(values)
+    # From buffers: pa.array would import pandas, which takes longer than preparing a thousand rows.
+    child = pa.Array.from_buffers(pa.int32(), len(items), [None, pa.py_buffer(items)])
+    return pa.Array.from_buffers(_TOKENS, len(sizes), [None, pa.py_buffer(offsets)], children=[child])

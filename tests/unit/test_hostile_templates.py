@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from job.errors import BadData
+from job.prepare.story import prepare
 from job.records import GateSettings, Prepared
 from job.rundir import read_record
 from tests.tiny import ROOT
@@ -36,8 +38,8 @@ ENDLESS = {
     "nested ranges that write": "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
     "nested filters": "{% for a in range(9999) %}{{ (range(99999) | sort(reverse=true)) | length }}{% endfor %}",
     "macros that call twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "a huge power": "{{ 10 ** 10 ** 8 }}",
-    "a huge power that nobody sees": "{{ (7 ** 7 ** 9) % 3 }}",
+    # Of the number of turns, or the compiler would work it out before there is a row.
+    "a huge power": "{{ (10 ** (10 ** 7 * messages | length)) % 7 }}",
 }
 GIANT = {
     "doubled text": "{% set n = namespace(s='a') %}{% for i in range(40) %}{% set n.s = n.s*2 %}{% endfor %}{{ n.s }}",
@@ -46,9 +48,9 @@ GIANT = {
     "a wide number": "{{ '%1000000000d' % 1 }}",
     "a wide format": "{{ '{:>9999999999}'.format(1) }}",
     "centred text": "{{ 'a' | center(9999999999) }}",
-    "indented lines": "{{ ('\n' * 99999) | indent(99999) }}",
+    "indented lines": "{{ ('\n' * 99999) | indent(99999, blank=true) }}",
     "replaced text": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
-    "joined text": "{{ (['a' * 99999] * 99999) | join }}",
+    "joined text": "{{ ([messages[0]['content'] * 9999] * 99999) | join }}",
     "giant output": "{% for a in range(9999) %}{{ 'x' * 99999 }}{% endfor %}",
 }
 FORBIDDEN = {
@@ -137,32 +139,51 @@ def assert_refused(ended: Ended, row: str) -> None:
     assert ended.memory_gib < MEMORY_GIB
 
 
-@pytest.mark.parametrize("name", [*ENDLESS, *GIANT, *FORBIDDEN])
+@pytest.mark.parametrize("name", [*FORBIDDEN, *UNREADABLE])
+def test_what_a_template_must_not_do_is_refused_with_the_first_row(tmp_path, make_tokenizer: MakeTokenizer, name):
+    tokenizer = make_tokenizer((FORBIDDEN | UNREADABLE)[name] + CHATML)
+
+    with pytest.raises(BadData, match=r"rows\.jsonl:1: the chat template of JOB_MODEL refuses this row"):
+        prepare(task(tmp_path, tokenizer, json.dumps(chat("hello"))), tmp_path)
+
+
+@pytest.mark.parametrize("name", [*ENDLESS, *GIANT])
 def test_a_template_that_does_harm_in_one_row_is_refused_with_that_row(tmp_path, make_tokenizer: MakeTokenizer, name):
-    tokenizer = make_tokenizer(in_rows_that_say_boom((ENDLESS | GIANT | FORBIDDEN)[name]))
+    tokenizer = make_tokenizer(in_rows_that_say_boom((ENDLESS | GIANT)[name]))
 
     assert_refused(run(tmp_path, tokenizer, [chat("hello"), chat("boom"), chat("bye")]), "rows.jsonl:2: ")
 
 
-@pytest.mark.parametrize(
-    "name", ["nested ranges", "a huge power", "doubled text", "a wide number", *FORBIDDEN, *UNREADABLE]
-)
+@pytest.mark.parametrize("name", ["nested ranges", "a wide number"])
 def test_a_template_that_always_does_harm_is_refused_with_the_first_row(tmp_path, make_tokenizer: MakeTokenizer, name):
-    tokenizer = make_tokenizer((ENDLESS | GIANT | FORBIDDEN | UNREADABLE)[name] + CHATML)
+    tokenizer = make_tokenizer((ENDLESS | GIANT)[name] + CHATML)
 
     assert_refused(run(tmp_path, tokenizer, [chat("hello")]), "rows.jsonl:1: ")
 
 
-@pytest.mark.parametrize("name", ["nested ranges", "a huge power", "doubled text", "classes"])
+@pytest.mark.parametrize("name", ["nested ranges", "doubled text"])
 def test_rows_with_prompt_and_completion_are_guarded_too(tmp_path, make_tokenizer: MakeTokenizer, name):
-    tokenizer = make_tokenizer(in_rows_that_say_boom((ENDLESS | GIANT | FORBIDDEN)[name]))
+    tokenizer = make_tokenizer(in_rows_that_say_boom((ENDLESS | GIANT)[name]))
 
     assert_refused(run(tmp_path, tokenizer, [pair("hello"), pair("boom")]), "rows.jsonl:2: ")
 
 
-@pytest.mark.parametrize("name", ["nested ranges", "doubled text", "an error"])
-def test_the_rows_after_it_are_prepared_where_bad_rows_are_skipped(tmp_path, make_tokenizer: MakeTokenizer, name):
-    tokenizer = make_tokenizer(in_rows_that_say_boom((ENDLESS | GIANT | FORBIDDEN)[name]))
+@pytest.mark.parametrize("name", ["nested ranges", "doubled text"])
+def test_what_costs_too_much_once_is_not_tried_on_more_rows_where_bad_ones_are_skipped(
+    tmp_path, make_tokenizer: MakeTokenizer, name
+):
+    """One bad row in a hundred may be skipped: of a million rows, seconds each would be a day."""
+    tokenizer = make_tokenizer(in_rows_that_say_boom((ENDLESS | GIANT)[name]))
+
+    ended = run(tmp_path, tokenizer, [chat("hello"), chat("boom"), chat("boom"), chat("bye")], bad_rows="skip")
+
+    assert_refused(ended, "rows.jsonl:2: ")
+
+
+def test_the_rows_after_one_that_it_refuses_are_prepared_where_bad_rows_are_skipped(
+    tmp_path, make_tokenizer: MakeTokenizer
+):
+    tokenizer = make_tokenizer(in_rows_that_say_boom(FORBIDDEN["an error"]))
 
     ended = run(tmp_path, tokenizer, [chat("hello"), chat("boom"), chat("bye")], bad_rows="skip")
 

@@ -11,12 +11,13 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from job.errors import BadData
+from job.prepare.encode import IGNORED, Tokens
 from job.prepare.formats import Chat, Reading, Text, recognise, to_example
 from job.prepare.mix import content_hash, is_held_out
 from job.prepare.pack import pack
 from job.prepare.read import Row, read_rows
 from job.prepare.story import prepare
-from job.prepare.tokenize import IGNORED, RowTokenizer, Tokens
+from job.prepare.tokenize import RowTokenizer
 from job.records import DataFile, GateSettings, PrepareTask
 from tests.unit.conftest import CHATML, MARKED, MakeTokenizer
 
@@ -340,9 +341,10 @@ def test_preparing_needs_no_torch(tmp_path, make_tokenizer: MakeTokenizer):
     import subprocess
 
     (tmp_path / "task.json").write_text(task(tmp_path, make_tokenizer(CHATML), lines(3)).model_dump_json())
-    code = "import sys, runpy\nrunpy.run_module('job.prepare', run_name='__main__')\nassert 'torch' not in sys.modules"
+    code = "import sys, runpy\nrunpy.run_module('job.prepare', run_name='__main__')\nassert not sys.modules['torch']"
 
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "task.json"), str(tmp_path)], capture_output=True)
+    command = [sys.executable, "-c", code, "rows", str(tmp_path / "task.json"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True)
 
     assert done.returncode == 0, done.stderr.decode()
     assert (tmp_path / "prepared.json").exists()

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
 from job.errors import BadData
 from job.records import GateSettings
 from tests.tiny import ROOT
-from tests.worker.kinds import CHATML, write_kind, write_kind_for
-from tests.worker.matrix import SPLIT_CHARACTER, TOOLS, differing
+from tests.worker.kinds import write_kind, write_kind_for
+from tests.worker.matrix import SPLIT_CHARACTER, differing
 from tests.worker.side_by_side import Fields, load, ours, theirs, trained
 from tests.worker.templates import FOLDER, assistant, user, write_tokenizer
 
@@ -78,43 +76,7 @@ def _kind(kind: str) -> Callable[[Path], Path]:
     return lambda folder: write_kind(folder, kind)
 
 
-def _named(folder: Path) -> Path:
-    """Two chat templates by name, as Command R and Hermes have them."""
-    write_kind(folder, "gpt2", None)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    tokenizer.chat_template = {"default": CHATML, "tool_use": "Tools: mul. " + CHATML}
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def _rebuilt(folder: Path) -> Path:
-    """A ``tokenizer.json`` of before 2024 whose configuration names the class, as Llama 2's and its children's."""
-    write_kind(folder, "llama2 legacy", CHATML)
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"}))
-    return folder
-
-
 CASES = [
-    Case(
-        "A `tokenizer_class` with other rules than stand in `tokenizer.json` (Llama 2 and its children)",
-        [{"prompt": [user("a b")], "completion": [assistant("c")]}],
-        _rebuilt,
-        "The job reads `tokenizer.json` as it stands. TRL loads with `AutoTokenizer`, which in transformers 5 takes the"
-        " vocabulary from the file and the rules from the class",
-    ),
-    Case(
-        "Several chat templates by name, and a row with `tools`",
-        [_HI | {"tools": TOOLS}],
-        _named,
-        "The job renders every row with the template `default`, TRL those with tools with `tool_use`",
-    ),
-    Case(
-        "`chat_template_kwargs` beside the messages (`qwen3`)",
-        [_HI | {"chat_template_kwargs": {"enable_thinking": False}}],
-        _shipped("qwen3"),
-        "The job does not read the column",
-    ),
     Case(
         "`tools` is an empty list (`llama3_1`)",
         [_HI | {"tools": []}],

@@ -1,5 +1,6 @@
 """Small tokenizers of the kinds that published models have, made on the spot."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -201,4 +202,22 @@ def write_kind_for(folder: Path, kind: str, template: str, **flags: bool) -> Pat
     tokens = [AddedToken(text, special=True, **flags) for text in sorted(set(TOKEN.findall(source)))]
     tokenizer.add_tokens(tokens, special_tokens=True)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_named(folder: Path) -> Path:
+    """Two chat templates by name, as Command R and Hermes have them."""
+    write_kind(folder, "gpt2", None)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.chat_template = {"default": CHATML, "tool_use": "Tools: mul. " + CHATML}
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rebuilt(folder: Path) -> Path:
+    """A ``tokenizer.json`` of before 2024 whose configuration names the class, as Llama 2's and its children's: the
+    class takes the vocabulary from the file, but makes rules of its own."""
+    write_kind(folder, "llama2 legacy", CHATML)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"}))
     return folder

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
+from job.prepare.encode import IGNORED
 from job.prepare.story import prepare
-from job.prepare.tokenize import IGNORED
 from job.records import DataFile, GateSettings, Prepared, PrepareTask
 
 Fields = dict[str, Any]  # a row of a data set, or of what was prepared

@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from trl.chat_template_utils import get_training_chat_template
 
 from job.errors import BadData
+from job.prepare.encode import IGNORED
 from job.prepare.formats import Chat
-from job.prepare.tokenize import IGNORED, RowTokenizer
+from job.prepare.tokenize import RowTokenizer
 from tests.tiny import ROOT
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"

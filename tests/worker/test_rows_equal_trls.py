@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -10,10 +11,10 @@ from trl import SFTTrainer
 from trl.chat_template_utils import get_training_chat_template
 
 from job.errors import BadData
-from job.prepare.tokenize import IGNORED
+from job.prepare.encode import IGNORED
 from tests.tiny import ROOT
 from tests.worker import differences
-from tests.worker.kinds import CHATML, KINDS, write_kind, write_kind_for
+from tests.worker.kinds import CHATML, KINDS, write_kind, write_kind_for, write_named, write_rebuilt
 from tests.worker.matrix import TOOLS, comparisons
 from tests.worker.side_by_side import Fields, config, dataset_of, load, ours, theirs, trained
 from tests.worker.templates import GIVEN, NAMES, REWRITTEN, assistant, system, user
@@ -190,11 +191,34 @@ def test_rows_cut_at_the_limit_are_equal_and_so_are_those_left_out(tmp_path, for
             ours(rows, tokenizer, max_length)
 
 
+def turns(**fields: Any) -> Fields:
+    return {"prompt": [user("a b")], "completion": [assistant("c")]} | fields
+
+
+@pytest.mark.parametrize(
+    ("write", "row"),
+    [
+        pytest.param(write_rebuilt, turns(), id="a class with rules of its own"),
+        pytest.param(write_named, turns(tools=TOOLS), id="a template for tools"),
+        pytest.param(write_named, turns(), id="a template for tools, and none"),
+        pytest.param(
+            lambda folder: write_kind_for(folder, "gpt2", "qwen3"),
+            turns(chat_template_kwargs={"enable_thinking": False}),
+            id="variables for the template",
+        ),
+    ],
+)
+def test_what_a_tokenizer_or_a_row_brings_of_its_own_is_equal(tmp_path, write, row):
+    tokenizer = write(tmp_path)
+
+    assert ours([row], tokenizer) == theirs([row], tokenizer)
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("count", [100, 1200])
 def test_packs_hold_the_same_rows_in_the_same_order(tmp_path, format_, count):
-    """1,200 rows are more than a window, and some are longer than a pack."""
-    length = 256
+    """1,200 rows are more than a window, which holds more than 128 packs, and some are longer than a pack."""
+    length = 200
     rows, tokenizer = rows_of(format_, count=count), write_kind(tmp_path, "llama3")
 
     packed = ours(rows, tokenizer, length, packing=True)

@@ -11,9 +11,10 @@ from trl.trainer.sft_trainer import common_prefix_length
 
 from job.errors import BadData
 from job.prepare import template as template_module
+from job.prepare.encode import IGNORED
 from job.prepare.formats import Chat
 from job.prepare.template import ChatTemplate
-from job.prepare.tokenize import IGNORED, RowTokenizer
+from job.prepare.tokenize import RowTokenizer
 from tests.tiny import ROOT
 from tests.worker.templates import (
     CALLS,
