@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell comma
 BIN := .venv/bin
 RUN := demo-run
 
-.PHONY: demo test lint generate lock bench test-container test-gpu image clean
+.PHONY: demo test lint generate lock bench bench-prepare test-container test-gpu image clean
 
 demo: .venv/.installed ## make a tiny base model, fine-tune it through the real entrypoint, compare
 	@examples/demo/run.sh $(BIN)/python $(RUN)
@@ -31,6 +31,10 @@ lock: .venv/.installed ## resolve pyproject.toml into locks/; what is locked sta
 
 bench: .venv/.installed ## the figures of docs/benchmarks.md, on this machine
 	$(BIN)/python bench/run.py
+
+bench-prepare: .venv/.installed ## rows/s, fill and memory of preparation, with up to 3 GB of rows
+	$(BIN)/python bench/prepare.py
+	$(BIN)/python bench/memory.py
 
 image: ## the production image
 	DOCKER_BUILDKIT=1 docker build --tag graft --build-arg REVISION="$$(git rev-parse HEAD)" .

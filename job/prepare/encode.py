@@ -117,7 +117,7 @@ class Encoder:
 
     def _ids(self, texts: Sequence[str], *, special: bool) -> list[NDArray[np.int32]]:
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=special)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        return [np.fromiter(ids := encoding.ids, np.int32, len(ids)) for encoding in encodings]
 
 
 def _after_prompt(ids: NDArray[np.int32], start: int, prompt: NDArray[np.int32]) -> Tokens:

@@ -14,6 +14,7 @@ from job.prepare.read import Record, Row, read_records, read_rows
 from job.records import DataFile, Format, PrepareTask
 
 _SHOWN_NAMES = 20
+_canonical = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def in_turns(sources: Sequence[Source], meter: Meter) -> Iterator[tuple[Source, 
 
 def content_hash(row: Row, seed: int, purpose: bytes = b"") -> int:
     """64 bits of *row*'s content; another *purpose* gives others."""
-    content = json.dumps(row.fields, sort_keys=True, default=str).encode()
+    content = _canonical(row.fields).encode()
     return int.from_bytes(
         hashlib.blake2b(content, digest_size=8, key=str(seed).encode(), person=purpose).digest(), "big"
     )

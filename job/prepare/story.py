@@ -24,8 +24,8 @@ from job.prepare.write import SplitWriter
 from job.records import PROGRESS, Prepared, PrepareTask, SplitStats
 
 # Records handed over at once: enough that handing over costs nothing, few enough that all processes end together.
-CHUNK = 128
-CHUNK_BYTES = 2**19
+CHUNK = 64
+CHUNK_BYTES = 2**17
 
 
 def prepare(task: PrepareTask, out: Path) -> Prepared:
