@@ -24,7 +24,10 @@ from job.records import DataFile, GateSettings, PrepareTask  # noqa: E402
 from job.rundir import write_json  # noqa: E402
 
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k_train.jsonl"
-IMPORTS = "import job.prepare.__main__, pathlib; print(pathlib.Path('/proc/self/smaps_rollup').read_text())"
+IMPORTS = (
+    "import sys, pathlib; sys.modules['torch'] = None; import job.prepare.story, job.prepare.preview; "
+    "print(pathlib.Path('/proc/self/smaps_rollup').read_text())"
+)
 EVERY_S = 0.2
 _MIB = 2**20
 

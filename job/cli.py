@@ -32,15 +32,15 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the verb in *argv* with the settings in *env*. Returns the exit code."""
     match list(argv):
         case [] | ["run"]:
-            return conclude(env, _run)
+            return conclude(env, _run, "load")
         case ["check"]:
-            return conclude(env, _check)
+            return conclude(env, _check, "check")
         case ["check", "--gpus", gpus]:
-            return conclude(env, partial(_check, gpus=gpus))
+            return conclude(env, partial(_check, gpus=gpus), "check")
         case ["preview"]:
-            return conclude(env, _preview)
+            return conclude(env, _preview, "preview")
         case ["preview", rows] if rows.isdigit() and int(rows):
-            return conclude(env, partial(_preview, rows=int(rows)))
+            return conclude(env, partial(_preview, rows=int(rows)), "preview")
         case ["schema"]:
             print(json.dumps(JobSpec.model_json_schema(), indent=1))
             return 0
@@ -58,14 +58,17 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
 Verb = Callable[[Mapping[str, str], Redactor, StopRequest], Outcome]
 
 
-def conclude(env: Mapping[str, str], verb: Verb) -> int:
-    """Carry out *verb*. The last line of stdout is the outcome as JSON, also under ``/dev/termination-log``."""
+def conclude(env: Mapping[str, str], verb: Verb, phase: str) -> int:
+    """Carry out *verb*; what it raises itself has ended *phase*.
+
+    The last line of stdout is the outcome as JSON, also under ``/dev/termination-log``.
+    """
     redact = redactor(env)
     with StopRequest() as stop:
         try:
             outcome = verb(env, redact, stop)
         except Exception as error:  # every end has an outcome
-            outcome = failure(as_job_error(error), "load", None, redact)
+            outcome = failure(as_job_error(error), phase, None, redact)
     _tell(outcome)
     return outcome.code
 

@@ -60,13 +60,13 @@ class Console:
 
     def _findings(self, findings: Findings) -> None:
         counts = {
-            "skipped: they cannot be used": findings.bad_rows,
-            "stand in an earlier row too": findings.duplicate_rows,
-            "are evaluated on and trained on": findings.rows_in_train_and_eval,
-        } | {f"are odd: {what}": rows for what, rows in findings.oddities.items()}
+            "rows skipped, as they cannot be used": findings.bad_rows,
+            "rows that stand in an earlier one too": findings.duplicate_rows,
+            "rows that are evaluated on and trained on": findings.rows_in_train_and_eval,
+        } | {f"odd conversations ({what})": rows for what, rows in findings.oddities.items()}
         for what, rows in counts.items():
             if rows:
-                self.warn(f"  {rows:,} rows {what}")
+                self.warn(f"  {what}: {rows:,}")
         for problem in findings.first_bad_rows:
             self.warn(f"    {problem}")
 

@@ -5,6 +5,7 @@ A refusal names what it found; the operator overrides it by its name in ``JOB_AL
 
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -116,6 +117,14 @@ class Gate:
     def _all_bad_rows(self, verdict: str) -> BadData:
         if self._bad_rows == 1:
             return BadData(self._bad[0].cause, self._bad[0].fix)
-        shown = "\n".join(f"  - {problem}" for problem in self._bad)
-        more = f"\n  and {self._bad_rows - SHOWN} more" if self._bad_rows > SHOWN else ""
-        return BadData(f"{self._bad_rows:,} rows cannot be used:\n{shown}{more}\n", verdict)
+        more = f"\n  and {self._bad_rows - SHOWN:,} more" if self._bad_rows > SHOWN else ""
+        return BadData(f"{self._bad_rows:,} rows cannot be used:\n{_by_reason(self._bad)}{more}\n", verdict)
+
+
+def _by_reason(problems: Iterable[BadData]) -> str:
+    """One line for the rows that have the same problem."""
+    rows: dict[str, list[str]] = {}
+    for problem in problems:
+        where, _, reason = str(problem).partition(": ")
+        rows.setdefault(reason, []).append(where)
+    return "\n".join(f"  - {', '.join(where)}: {reason}" for reason, where in rows.items())

@@ -110,5 +110,5 @@ def test_the_report_of_the_data_is_published_with_the_result(env, tmp_path: Path
     assert ended.code == 0, ended.shown
     report = json.loads((tmp_path / "output" / "dataset_report.json").read_text())
     assert (report["train"]["rows"], report["findings"]["duplicate_rows"]) == (128, 64)
-    assert "64 rows stand in an earlier row too" in ended.shown
+    assert "rows that stand in an earlier one too: 64" in ended.shown
     assert "dataset_report.json" in json.loads((tmp_path / "output" / "manifest.json").read_text())["files"]

@@ -96,7 +96,7 @@ def test_a_damaged_first_row_is_named_too(tmp_path, make_tokenizer: MakeTokenize
         for _ in range(30):
             damaged = damage_row(rng, format_)
             outcome = prepared(tmp_path, tokenizer, {"rows.jsonl": f"{damaged}\n{damaged}\n".encode()})
-            assert isinstance(outcome, Prepared) or "rows.jsonl:1: " in str(outcome), damaged
+            assert isinstance(outcome, Prepared) or re.search(r"rows\.jsonl:1[:,] ", str(outcome)), damaged
 
 
 @pytest.mark.parametrize("format_", ROWS)
