@@ -66,6 +66,7 @@ def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop) -> PrepareTask:
         chat_template=inputs.chat_template,
         gate=GateSettings(bad_rows=spec.bad_rows, max_bad_fraction=spec.max_bad_fraction, allow=spec.allow),
         max_length=effective_max_length(spec, model.facts),
+        model_max_length=model.facts.max_length,
         eval_fraction=spec.eval_fraction,
         seed=spec.seed,
         packing=False,

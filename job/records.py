@@ -145,6 +145,7 @@ class PrepareTask(Record):
     chat_template: ChatTemplateChoice | None = None  # None: nothing was asked for
     gate: GateSettings
     max_length: int
+    model_max_length: int | None = None  # None: the model does not say
     eval_fraction: float
     seed: int
     packing: bool

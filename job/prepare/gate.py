@@ -12,7 +12,7 @@ import numpy as np
 from job.errors import BadData
 from job.prepare.batch import Batch
 from job.prepare.turns import Taught
-from job.records import Findings, GateSettings, SplitStats
+from job.records import Findings, GateSettings, PrepareTask, SplitStats
 
 SHOWN = 20  # problems that are printed and kept
 MAX_TRUNCATED = 0.5  # share of rows cut at max_length above which a set is refused
@@ -55,7 +55,7 @@ class Gate:
                 f"That is {share:.1%} of all rows, more than JOB_MAX_BAD_FRACTION={self._settings.max_bad_fraction:g}."
             )
 
-    def judge_tokens(self, train: SplitStats, max_length: int) -> None:
+    def judge_tokens(self, train: SplitStats, task: PrepareTask) -> None:
         """Once every row has been tokenized.
 
         Raises:
@@ -65,15 +65,15 @@ class Gate:
         if train.truncated_rows > MAX_TRUNCATED * seen:
             self._refuse(
                 "truncation",
-                f"{train.truncated_rows:,} of {seen:,} rows are cut at {max_length} tokens, so most answers "
+                f"{train.truncated_rows:,} of {seen:,} rows are cut at {task.max_length} tokens, so most answers "
                 "would be learned without their end.",
-                "Raise JOB_MAX_LENGTH, as far as the model goes, or shorten the rows",
+                f"{longer(task)}shorten the rows",
             )
         if train.dropped_rows > self._settings.max_bad_fraction * seen:
             self._refuse(
                 "nothing_to_learn",
-                f"{train.dropped_rows:,} of {seen:,} rows have nothing to learn within {max_length} tokens.",
-                "Raise JOB_MAX_LENGTH, as far as the model goes, or shorten the prompts",
+                f"{train.dropped_rows:,} of {seen:,} rows have nothing to learn within {task.max_length} tokens.",
+                f"{longer(task)}shorten the prompts",
             )
 
     def judge_turns(self, taught: Taught) -> None:
@@ -119,6 +119,15 @@ class Gate:
             return BadData(self._bad[0].cause, self._bad[0].fix)
         more = f"\n  and {self._bad_rows - SHOWN:,} more" if self._bad_rows > SHOWN else ""
         return BadData(f"{self._bad_rows:,} rows cannot be used:\n{_by_reason(self._bad)}{more}\n", verdict)
+
+
+def longer(task: PrepareTask) -> str:
+    """The first half of an advice for rows that are cut: what the model allows."""
+    if task.model_max_length is None:
+        return "Raise JOB_MAX_LENGTH, or "
+    if task.model_max_length > task.max_length:
+        return f"Raise JOB_MAX_LENGTH, which this model lets go up to {task.model_max_length}, or "
+    return f"JOB_MODEL reads no more than {task.model_max_length} tokens: take another, or "
 
 
 def _by_reason(problems: Iterable[BadData]) -> str:

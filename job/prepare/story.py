@@ -14,7 +14,7 @@ from job.events import EventLog
 from job.prepare.batch import Batch, Candidate, RowWorker
 from job.prepare.crew import Crew
 from job.prepare.formats import Reading
-from job.prepare.gate import Gate
+from job.prepare.gate import Gate, longer
 from job.prepare.json_rows import JsonLine
 from job.prepare.mix import Source, in_turns, recognise_sources
 from job.prepare.progress import Meter, Progress
@@ -118,7 +118,7 @@ def _judge(
     _refuse_empty(train, "JOB_DATASET_URI", task)
     if _evaluates(task):
         _refuse_empty(held_out, "JOB_EVAL_DATASET_URI" if task.eval_files else "JOB_EVAL_FRACTION", task)
-    gate.judge_tokens(train, task.max_length)
+    gate.judge_tokens(train, task)
     # Other formats end with the end token that is appended, or with whatever follows the prompt.
     if any(source.format in ("messages", "sharegpt") for source in sources):
         gate.judge_turns(tokenizer.taught)
@@ -131,7 +131,7 @@ def _refuse_empty(stats: SplitStats, setting: str, task: PrepareTask) -> None:
         raise BadData(
             f"{setting}: all {stats.dropped_rows} rows are cut off at {task.max_length} tokens before anything "
             "to learn begins.",
-            "Raise JOB_MAX_LENGTH, as far as the model goes, or shorten the prompts.",
+            f"{longer(task)}shorten the prompts.",
         )
     raise BadData(
         f"{setting}: no row is left for this split.",

@@ -86,6 +86,23 @@ def split_batch(*contents: int) -> SplitBatch:
 
 
 @pytest.mark.parametrize(
+    ("model_max_length", "advice"),
+    [
+        (None, "Raise JOB_MAX_LENGTH, or shorten the rows"),
+        (4096, "Raise JOB_MAX_LENGTH, which this model lets go up to 4096, or shorten the rows"),
+        (64, "JOB_MODEL reads no more than 64 tokens: take another, or shorten the rows"),
+    ],
+)
+def test_nobody_is_told_to_ask_more_of_a_model_than_it_can(
+    tmp_path, make_tokenizer: MakeTokenizer, model_max_length, advice
+):
+    content = json.dumps({"text": "x" * 100}) + "\n"
+
+    with pytest.raises(BadData, match=f"{advice}, or accept it with JOB_ALLOW=truncation"):
+        prepared(tmp_path, make_tokenizer(), content, STRICT, model_max_length=model_max_length)
+
+
+@pytest.mark.parametrize(
     ("taught", "name"),
     [
         (Taught(("", "</s>")), "untrained_end"),
