@@ -124,8 +124,9 @@ def child_error(errors: list[Path], status: int, name: str, log: Path, killed: t
         return error
     if status < 0:
         return killed(f"{name} was killed by {signal.Signals(-status).name}.", f"Its output is in {log}.")
-    last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-    return Bug(f"{name} ended with status {status}: {' '.join(last)}", f"Its output is in {log}.")
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    said = [line.strip() for line in lines if any(map(str.isalnum, line))]  # launchers end with a ruler
+    return Bug(f"{name} ended with status {status}: {' '.join(said[-1:])}", f"Its output is in {log}.")
 
 
 def adopt_orphans() -> None:

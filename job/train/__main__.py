@@ -28,6 +28,11 @@ def main() -> None:
             raise Diverged(str(error), "Lower JOB_LEARNING_RATE, or look at the rows of that step.") from error
 
     run_child(story, run_dir.error(rank), rank)
+    # Not through the interpreter's teardown: there libraries' threads have aborted a rank that had done all its work,
+    # and it takes a second.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

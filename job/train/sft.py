@@ -73,6 +73,8 @@ def train(run_dir: RunDir) -> None:
                 versions={name: importlib.metadata.version(name) for name in PACKAGES},
             ),
         )
+    # A rank that ends takes the others with it if it ends badly: not before the result is written.
+    trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 

@@ -99,6 +99,23 @@ def test_from_the_hub_to_the_hub_and_back_by_repository_id(env, hub_server, rows
     assert (base_id, revision) == ("org/base", commit)
 
 
+# Rank 1 as it was seen to end once: its work done, aborted by a library's thread while the interpreter went down.
+ABORTS_AT_EXIT = """
+import atexit, os
+if os.environ.get("RANK") == "1":
+    atexit.register(os.abort)
+"""
+
+
+def test_a_rank_that_would_crash_on_its_way_out_takes_no_result_with_it(env, tmp_path):
+    (tmp_path / "crash").mkdir()
+    (tmp_path / "crash" / "sitecustomize.py").write_text(ABORTS_AT_EXIT)
+
+    ended = run(env | {"JOB_NUM_PROCESSES": "2", "PYTHONPATH": str(tmp_path / "crash")})
+
+    assert ended.code == 0, ended.shown
+
+
 def test_a_signal_in_training_ends_with_75_and_leaves_no_result(env, tmp_path):
     long = env | {"JOB_MAX_STEPS": "100000", "JOB_NUM_PROCESSES": "2"}
 
