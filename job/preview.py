@@ -27,7 +27,7 @@ def run_preview(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, rows: 
         task = Task(lambda: make_task(spec, inputs, shop)).result(stop)
         shown = preview(task, rows, shop)
     stream.write(to_text(shown, colour=stream.isatty()))
-    return f"{len(shown.rows)} rows shown as {spec.model} sees them."
+    return f"{len(shown.rows)} row{'s' * (len(shown.rows) > 1)} shown as {spec.model} sees them."
 
 
 def to_text(shown: Preview, *, colour: bool) -> str:
