@@ -15,7 +15,7 @@ from job.records import ChatTemplateChoice
 
 
 class RowTokenizer:
-    """Renders and tokenizes examples as TRL's SFTTrainer does, a batch at a time on all cores.
+    """Renders and tokenizes examples as TRL's SFTTrainer does, a batch at a time.
 
     Attributes:
         chat_template: the chat template that renders conversations.

@@ -1,0 +1,38 @@
+"""How many rows are packed together: as many as TRL, but at least 128 packs and never more than memory should hold."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from job.prepare.batch import SplitBatch
+from job.prepare.pack import WINDOW_PACKS, WINDOW_ROWS, WINDOW_TOKENS
+from job.prepare.write import SplitWriter
+
+
+def rows_of(count: int, length: int) -> SplitBatch:
+    ids = np.ones(count * length, dtype=np.int32)
+    lengths, contents = np.full(count, length, dtype=np.int64), np.arange(count, dtype=np.uint64)
+    return SplitBatch(ids, ids, lengths, contents, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "max_length", "packing", "windows"),
+    [
+        (2 * WINDOW_ROWS, 300, 1024, True, 2),  # a thousand rows fill 300 packs: TRL's window
+        (2 * WINDOW_ROWS, 100, 2048, True, 1),  # they fill 50 packs: more of them are packed together
+        (2 * WINDOW_ROWS, 100, 2048, False, 2),
+        (4, WINDOW_TOKENS // 2, WINDOW_TOKENS // 2, True, 2),  # two rows are all that should stand in memory
+    ],
+)
+def test_a_window_is_as_large_as_it_should_be(tmp_path: Path, count, length, max_length, packing, windows):
+    with SplitWriter(tmp_path / "rows.arrow", max_length, packing) as writer:
+        writer.add(rows_of(count, length))
+
+    batches = list(pa.ipc.open_stream(tmp_path / "rows.arrow"))
+    assert len(batches) == windows
+    assert sum(len(items) for batch in batches for items in batch["input_ids"].to_numpy(False)) == count * length
+    assert writer.stats.rows == count
+    assert writer.stats.sequences == sum(batch.num_rows for batch in batches)
+    assert WINDOW_PACKS * 2048 > 100 * WINDOW_ROWS  # what the second case is about
