@@ -77,7 +77,7 @@ def exit_codes_markdown() -> str:
 def metrics_markdown() -> str:
     """One table per record of ``metrics.json``."""
     head = "# metrics.json\n\nGenerated from `job/report/metrics.py` by `make generate`.\n"
-    tail = "`plan`, `hardware` and `proof` are the records of the same name in `job/records.py`.\n"
+    tail = "`plan`, `hardware` and `proof` are the records of the same name in `job/records/`.\n"
     return "\n".join([head, *_tables(_METRICS_TABLES), tail])
 
 

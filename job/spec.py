@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from job.chat_template import BUILT_IN
-from job.records import Allowance, Format
+from job.records import Allowance, Format, Quantization, Strategy
 from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
 from job.uri import HubUri, parse_uri
 
@@ -119,8 +119,16 @@ class JobSpec(BaseModel):
         changes_result=False,
     )
     method: Literal["sft"] = setting("sft", doc="Training method.", why="supervised fine-tuning comes first")
-    adapter: Literal["lora"] = setting(
-        "lora", doc="Adapter trained on the frozen base.", why="megabytes to store, nearly the quality of full tuning"
+    adapter: Literal["lora", "qlora"] = setting(
+        "lora",
+        doc="Adapter trained on the frozen base. `qlora` is `lora` with `JOB_QUANTIZATION=nf4`.",
+        why="megabytes to store, nearly the quality of full tuning",
+    )
+    quantization: Quantization | Auto = setting(
+        "auto",
+        doc="How the frozen base is held: `none` (16 bit; 32 bit on a CPU), `int8`, or `nf4` (4 bit, with double "
+        "quantization).",
+        why="none if any strategy then fits into the memory of these GPUs, else nf4; decided once for a run",
     )
 
     columns: dict[Column, str] = setting(
@@ -202,7 +210,7 @@ class JobSpec(BaseModel):
     per_device_train_batch_size: int | None = setting(
         None,
         doc="Rows per GPU in one forward pass; accumulation makes up the rest of the global batch.",
-        why="derived from the global batch, at most 8; 1 with packing",
+        why="the fastest that fits, at most 8; 1 with packing",
         changes_result=False,
         ge=1,
     )
@@ -220,7 +228,7 @@ class JobSpec(BaseModel):
     gradient_checkpointing: bool | Auto = setting(
         "auto",
         doc="Recompute activations in the backward pass to save memory.",
-        why="on with a GPU, off on a CPU",
+        why="off where the memory allows it, as it costs a third more arithmetic",
         changes_result=False,
     )
     weight_decay: float = setting(0.01, doc="AdamW weight decay.", ge=0)
@@ -246,11 +254,26 @@ class JobSpec(BaseModel):
     check_rows: int | None = setting(
         None, doc="For the verb `check`: rows to look at.", why="all of them", changes_result=False, ge=1
     )
-    strategy: Literal["auto", "single", "ddp", "cpu"] = setting(
+    strategy: Strategy | Auto = setting(
         "auto",
-        doc="How to use the GPUs; `cpu` runs without one, whatever the model's size.",
-        why="single on one GPU or none, ddp on several",
+        doc="How to use the GPUs: one copy of the model (`single`), one on each (`ddp`), or one shared by all (`fsdp`; "
+        "`zero2` and `zero3` by DeepSpeed); `cpu` runs without one, whatever the model's size.",
+        why="the fastest that fits: single or ddp, else fsdp, else fsdp with the base in the host's memory",
         changes_result=False,
+    )
+    cpu_offload: bool | Auto = setting(
+        "auto",
+        doc="With `fsdp` and `zero3`: keep the frozen base in the host's memory, from where it crosses to the GPU in "
+        "every step.",
+        why="only where nothing else fits",
+        changes_result=False,
+    )
+    gpu_hour_price: float | None = setting(
+        None,
+        doc="Price of one GPU for one hour, in any currency, for the cost in the plan.",
+        why="no cost is shown",
+        changes_result=False,
+        gt=0,
     )
     num_processes: int | None = setting(
         None, doc="Training processes.", why="one per visible GPU", changes_result=False, ge=1
@@ -286,6 +309,12 @@ class JobSpec(BaseModel):
             raise ValueError("JOB_EVAL_STEPS is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too")
         if self.strategy == "single" and (self.num_processes or 1) > 1:
             raise ValueError(f"JOB_STRATEGY=single contradicts JOB_NUM_PROCESSES={self.num_processes}; use ddp")
+        if self.adapter == "qlora" and self.quantization not in ("auto", "nf4"):
+            raise ValueError(
+                f"JOB_ADAPTER=qlora contradicts JOB_QUANTIZATION={self.quantization}; use lora, or leave it unset"
+            )
+        if self.cpu_offload is True and self.strategy not in ("auto", "fsdp", "zero3"):
+            raise ValueError(f"JOB_CPU_OFFLOAD=true contradicts JOB_STRATEGY={self.strategy}; use fsdp or zero3")
         if self.num_processes and self.global_batch_size % self.num_processes:
             raise ValueError(
                 f"JOB_GLOBAL_BATCH_SIZE={self.global_batch_size} cannot be shared by "

@@ -22,8 +22,7 @@ def facts(
 ) -> Facts:
     model = ModelFacts(
         uri="org/base", revision=None, model_type="llama", parameters=parameters, weights_bytes=2 * parameters,
-        dtypes={"BF16": parameters}, shapes={}, layers=32, hidden_size=4096, vocab_size=128256, max_length=limit,
-        identity="",
+        dtypes={"BF16": parameters}, tensors=(), config={}, max_length=limit, identity="",
     )  # fmt: skip
     dataset = DatasetFacts(
         rows=1000, sampled=True, mean_tokens=mean, max_tokens=2000, trained_share=0.5, format="text", format_reason=""

@@ -1,0 +1,73 @@
+"""What the processes of one job tell each other: the JSON files of a `RunDir`, each a frozen record.
+
+`Facts` and `Plan` are written by the supervisor, `PrepareTask` too; `Prepared` comes back from ``job.prepare``,
+`PackingProbe` and `Activations` from ``job.probe``, `TrainResult` or `WorkerError` from ``job.train``.
+"""
+
+from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
+from job.records.facts import (
+    Activations,
+    DatasetFacts,
+    Facts,
+    Gpu,
+    HardwareFacts,
+    ModelFacts,
+    PackingProbe,
+    TensorGroup,
+)
+from job.records.outcome import Outcome
+from job.records.plan import Alternative, Forecast, MemoryEstimate, MemoryItem, Plan
+from job.records.prepare import (
+    PROGRESS,
+    ChatTemplateChoice,
+    DataFile,
+    Findings,
+    GateSettings,
+    Prepared,
+    PrepareTask,
+    Preview,
+    PreviewPiece,
+    PreviewRow,
+    SplitStats,
+)
+from job.records.train import AdapterProof, AddedTokens, LogEntry, TrainResult, TrainTask, WorkerError
+
+__all__ = [
+    "PROGRESS",
+    "Activations",
+    "AdapterProof",
+    "AddedTokens",
+    "Allowance",
+    "Alternative",
+    "ChatTemplateChoice",
+    "DataFile",
+    "DatasetFacts",
+    "Facts",
+    "Findings",
+    "Forecast",
+    "Format",
+    "GateSettings",
+    "Gpu",
+    "HardwareFacts",
+    "LogEntry",
+    "MemoryEstimate",
+    "MemoryItem",
+    "ModelFacts",
+    "Outcome",
+    "PackingProbe",
+    "Plan",
+    "Precision",
+    "PrepareTask",
+    "Prepared",
+    "Preview",
+    "PreviewPiece",
+    "PreviewRow",
+    "Quantization",
+    "Record",
+    "SplitStats",
+    "Strategy",
+    "TensorGroup",
+    "TrainResult",
+    "TrainTask",
+    "WorkerError",
+]

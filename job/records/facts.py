@@ -1,0 +1,94 @@
+"""What is so: the machine, the model, the rows."""
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field
+
+from job.records.base import Precision, Record
+
+
+class Gpu(Record):
+    name: str
+    memory_gib: float
+    compute_capability: tuple[int, int]
+    used_gib: float = 0.0  # held by anybody before this job
+
+
+class HardwareFacts(Record):
+    """The machine as NVML and the operating system see it. No GPU is a fact, not an error."""
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None
+    cpus: int = 1
+    memory_gib: float = 0.0
+
+
+class TensorGroup(Record):
+    """Tensors that differ only by the numbers in their names: one weight of every layer, or of every expert."""
+
+    name: str  # the numbers written as *: model.layers.*.mlp.gate_proj.weight
+    shape: tuple[int, ...]
+    dtype: str  # safetensors' name
+    count: int
+
+    @property
+    def numel(self) -> int:
+        """Elements of all of them together."""
+        return math.prod(self.shape) * self.count
+
+
+class ModelFacts(Record):
+    """The base model as its ``config.json`` and safetensors headers describe it; no weight was read."""
+
+    uri: str
+    revision: str | None
+    model_type: str
+    parameters: int
+    weights_bytes: int
+    dtypes: dict[str, int]  # safetensors dtype -> number of parameters
+    tensors: tuple[TensorGroup, ...]
+    config: dict[str, Any]  # config.json, of a multimodal model its language model's part
+    max_length: int | None  # max_position_embeddings
+    identity: str  # changes when any file of the model changes
+
+
+class DatasetFacts(Record):
+    """Row and token counts, from all rows or, *sampled*, from the first ones."""
+
+    rows: int
+    sampled: bool
+    mean_tokens: float
+    max_tokens: int
+    trained_share: float  # share of tokens that carry loss, 0..1
+    format: str
+    format_reason: str
+
+
+class PackingProbe(Record):
+    """Whether a packed neighbour can be seen by a row of this architecture."""
+
+    isolated: bool
+    reason: str
+
+
+class Activations(Record):
+    """Bytes that one token occupies on a GPU between its forward and its backward pass, weights and loss head apart.
+
+    Without checkpointing a step needs ``saved + transient`` per token, with it ``boundary + layer + transient``.
+    """
+
+    saved: float  # kept by all layers together
+    boundary: float  # kept by all layers together when they are checkpointed: their inputs
+    layer: float  # kept by the one layer that needs most, while it is recomputed
+    transient: float  # held for a moment by the backward pass beyond what is kept
+    source: Literal["formula", "dry run"]
+
+
+class Facts(Record):
+    hardware: HardwareFacts
+    model: ModelFacts
+    dataset: DatasetFacts
+    packing: PackingProbe | None = None  # None: not probed, because packing was ruled out before
+    # By the adapter's dtype; empty: nothing is known of this architecture's.
+    activations: dict[Precision, Activations] = Field(default={})

@@ -1,0 +1,76 @@
+"""How the job will run."""
+
+from pydantic import Field
+
+from job.records.base import Precision, Quantization, Record, Strategy
+
+
+class MemoryItem(Record):
+    """One line of the arithmetic."""
+
+    name: str
+    gib: float
+    why: str
+
+
+class MemoryEstimate(Record):
+    """What one GPU will hold at the fullest moment of a step."""
+
+    items: tuple[MemoryItem, ...]
+    limit_gib: float  # what a plan may use of the smallest GPU
+
+    @property
+    def total_gib(self) -> float:
+        return sum(item.gib for item in self.items)
+
+    @property
+    def fits(self) -> bool:
+        return self.total_gib <= self.limit_gib
+
+
+class Forecast(Record):
+    """How long the run will take and what it will cost, before its first step."""
+
+    tokens_per_s: float  # over all GPUs, padding left out
+    why: str
+    steps: int | None  # None: the number of rows is not known
+    tokens: int | None
+    hours: float | None  # of training alone
+    cost: float | None  # in the currency of JOB_GPU_HOUR_PRICE; None without it
+
+
+class Alternative(Record):
+    """A way to run the job that was not taken, and why."""
+
+    strategy: Strategy
+    quantization: Quantization
+    cpu_offload: bool
+    gradient_checkpointing: bool
+    per_device_train_batch_size: int
+    memory_gib: float
+    tokens_per_s: float
+    verdict: str
+
+
+class Plan(Record):
+    """How the job will run. *reasons* says why, one sentence a choice."""
+
+    strategy: Strategy
+    num_processes: int
+    precision: Precision
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    global_batch_size: int  # sequences (packs, when packing) per optimizer step
+    packing: bool
+    gradient_checkpointing: bool
+    max_length: int
+    quantization: Quantization = "none"
+    adapter_dtype: Precision = "fp32"
+    cpu_offload: bool = False  # frozen weights live in the host's memory
+    use_gpu: bool
+    memory: MemoryEstimate | None = None  # None: on a CPU
+    forecast: Forecast | None = None  # None: on a CPU
+    alternatives: tuple[Alternative, ...] = ()
+    fallbacks: tuple[str, ...] = ()  # what was given up after running out of memory, in order
+    worker_env: dict[str, str] = Field(default={})  # what this machine needs to be told, such as NCCL_P2P_DISABLE=1
+    reasons: dict[str, str]

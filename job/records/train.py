@@ -1,0 +1,77 @@
+"""What the worker is asked for and what it answers."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from job.records.base import Record
+from job.records.prepare import ChatTemplateChoice
+
+
+class TrainTask(Record):
+    """Where the worker finds what it needs, and what it must write into the adapter."""
+
+    model_path: Path
+    data_path: Path
+    base_model_name: str  # the given URI or repository id, never a local cache path
+    base_model_revision: str | None
+    has_eval: bool
+    chat_template: ChatTemplateChoice | None = None  # None: the tokenizer stays as it is
+
+
+class LogEntry(Record):
+    """One logging step of training or evaluation, by the Trainer's own names."""
+
+    step: int
+    values: dict[str, float]
+
+
+class AdapterProof(Record):
+    """Evidence that the adapter was trainable and has changed."""
+
+    trainable_parameters: int
+    tensors: int
+    changed_tensors: int
+    unchanged: tuple[str, ...] = ()
+
+
+class AddedTokens(Record):
+    """Tokens that the base model's vocabulary did not have, and whose embeddings the adapter holds."""
+
+    tokens: tuple[str, ...] = Field(default=(), description="Their texts.")
+    ids: tuple[int, ...] = Field(default=(), description="Their ids, in the same order.")
+    resized_to: int | None = Field(
+        default=None, description="Rows that the base model's embedding must have first; null: it has enough."
+    )
+
+
+class TrainResult(Record):
+    """What rank 0 leaves behind: a finished training, or one that the stop file ended."""
+
+    status: Literal["finished", "stopped"]
+    steps: int
+    total_steps: int
+    epoch: float
+    train_runtime_s: float
+    # From the end of the first step, which pays for warm-up, to the end of the last, evaluations left out.
+    after_first_step_s: float
+    tokens: int
+    train_loss: float
+    history: tuple[LogEntry, ...]
+    eval_history: tuple[LogEntry, ...]
+    adapter: AdapterProof | None  # None: stopped before the end
+    added_tokens: AddedTokens = AddedTokens()
+    peak_gpu_memory_gib: float | None
+    versions: dict[str, str]
+
+
+class WorkerError(Record):
+    """Why a rank died. The earliest over all ranks is the root cause."""
+
+    code: int
+    cause: str
+    fix: str
+    rank: int
+    time: float  # seconds since the epoch
+    traceback: str
