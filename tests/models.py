@@ -1,5 +1,5 @@
-"""Real models without their weights: the numbers of their ``config.json``, and the facts that `inspect_model` would read
-from their headers. ``python -m tests.models`` writes the facts to ``tests/golden/models``.
+"""Real models without weights: the numbers of their ``config.json``, and the facts that `inspect_model` would read from
+their headers. ``python -m tests.models`` writes the facts to ``tests/golden/models``.
 
 A model is built by transformers on the meta device and its tensors are named as ``save_pretrained`` would name them,
 which is how they stand on the Hub: one tensor per expert, though in memory all experts of a layer are one parameter.

@@ -30,6 +30,7 @@ from job.records.prepare import (
     PreviewRow,
     SplitStats,
 )
+from job.records.probe import DryRun, DryRunTask
 from job.records.train import AdapterProof, AddedTokens, LogEntry, TrainResult, TrainTask, WorkerError
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "ChatTemplateChoice",
     "DataFile",
     "DatasetFacts",
+    "DryRun",
+    "DryRunTask",
     "Facts",
     "Findings",
     "Forecast",

@@ -1,0 +1,30 @@
+"""What ``job.probe.activations`` is asked and what it finds."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from job.records.base import Precision, Record
+from job.records.facts import Activations
+
+
+class DryRunTask(Record):
+    model_path: Path  # a folder with config.json; no weights are read
+    lora_r: int
+    lora_dropout: float
+    target_modules: tuple[str, ...]  # ("all-linear",) or names of modules
+    tokens: int  # of one row: attention without a fused kernel grows with their square
+    masked: bool  # rows are padded or packed, so attention gets a mask
+    adapter_dtypes: tuple[Precision, ...] = ("bf16", "fp32")
+
+
+class DryRun(Record):
+    """What a step of the real modelling code holds, found without a GPU and without weights."""
+
+    activations: dict[Precision, Activations] = Field(default={})  # by the adapter's dtype
+    # Bytes of a step whatever its tokens, in the same four parts: casts of adapters, experts merged with theirs.
+    fixed: dict[Precision, Activations] = Field(default={})
+    adapter_parameters: int = 0
+    quantized_parameters: int = 0  # of the layers that bitsandbytes would quantize
+    largest_linear_parameters: int = 0  # of one such layer: its weight is unpacked whole for its product
+    failure: str | None = None  # why this architecture could not be run; all else is then empty
