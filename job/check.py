@@ -15,9 +15,10 @@ from job.errors import UnsuitableHost
 from job.inspection import Inputs, find_inputs
 from job.output import Output
 from job.plan import check_host, make_plan
-from job.preparation import PackingProbeRun, Workshop, dataset_facts, make_task, open_workshop, prepare
+from job.preparation import Workshop, dataset_facts, make_task, open_workshop, prepare
+from job.probing import gather
 from job.processes import StopRequest, Task
-from job.records import Facts, Gpu, Plan, Prepared, PrepareTask
+from job.records import Gpu, Prepared, PrepareTask
 from job.spec import JobSpec
 
 
@@ -46,7 +47,8 @@ def run_check(
         if not knows_machine:
             console.say("plan\n  not checked: no GPU is here; name one with --gpus 1xA100-80GB")
             return "Everything but the plan was checked and is well."
-        console.plan(_make_plan(spec, inputs, task, prepared, shop))
+        rows = dataset_facts(prepared, sampled=bool(spec.check_rows))
+        console.plan(make_plan(spec, gather(spec, inputs, task.tokenizer, lambda: rows, shop)))
     return "Everything was checked and is well."
 
 
@@ -82,9 +84,3 @@ def _check_rows(spec: JobSpec, task: PrepareTask, shop: Workshop, console: Conso
     prepared = prepare(task.model_copy(update={"row_limit": spec.check_rows}), shop)[1]
     console.rows(prepared)
     return prepared
-
-
-def _make_plan(spec: JobSpec, inputs: Inputs, task: PrepareTask, prepared: Prepared, shop: Workshop) -> Plan:
-    packing = None if spec.packing is False else PackingProbeRun(task.tokenizer / "config.json", shop).result()
-    rows = dataset_facts(prepared, sampled=bool(spec.check_rows))
-    return make_plan(spec, Facts(hardware=inputs.hardware, model=inputs.model.facts, dataset=rows, packing=packing))

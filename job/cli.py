@@ -14,15 +14,18 @@ from job.environment import SPEC_URI, load_spec, platform_names
 from job.errors import BadSpec
 from job.outcome import failure, success, to_line, write_termination_log
 from job.processes import StopRequest, Task
-from job.records import Outcome
+from job.records import Gpu, Outcome
 from job.redact import Redactor, redactor
 from job.spec import JobSpec
 
 PREVIEW_ROWS = 3
-USAGE = """usage: python entrypoint.py [run | check [--gpus 8xH100-80GB] | preview [ROWS] | schema | --version | --help]
+USAGE = """usage: python entrypoint.py [run | check [--gpus 8xH100-80GB] | plan [--gpus 8xH100-80GB] [--json] |
+                                preview [ROWS] | schema | --version | --help]
 
 run      (the default) fine-tune as the JOB_* variables say; docs/environment.md lists them
 check    find out without a GPU whether the run would succeed, with the exit code it would give
+plan     show how the job would run, what of the GPUs it would fill, how long it would take, and the alternatives;
+         JOB_DATASET_URI and JOB_OUTPUT_URI may be missing
 preview  show a few rows as the model sees them, with what carries loss marked
 schema   print the JSON schema of the spec (JOB_SPEC_URI)
 """
@@ -37,6 +40,8 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
             return conclude(env, _check, "check")
         case ["check", "--gpus", gpus]:
             return conclude(env, partial(_check, gpus=gpus), "check")
+        case ["plan", *options] if (chosen := _plan_options(options)) is not None:
+            return conclude(env, partial(_plan, **chosen), "plan")
         case ["preview"]:
             return conclude(env, _preview, "preview")
         case ["preview", rows] if rows.isdigit() and int(rows):
@@ -86,20 +91,52 @@ def _run(env: Mapping[str, str], redact: Redactor, stop: StopRequest) -> Outcome
 
 def _check(env: Mapping[str, str], redact: Redactor, stop: StopRequest, gpus: str | None = None) -> Outcome:
     from job.check import run_check
-    from job.facts.gpus import parse_gpus
 
     spec = load_spec(env, _base_spec(env, stop))
+    return success(run_check(spec, env, Console(sys.stderr, redact), stop, _gpus(gpus)), None)
+
+
+def _plan(
+    env: Mapping[str, str], redact: Redactor, stop: StopRequest, gpus: str | None = None, as_json: bool = False
+) -> Outcome:
+    from job.show_plan import run_plan
+
+    spec = load_spec(env, _base_spec(env, stop), needs=())
+    console = Console(sys.stderr, redact, quiet=True)
+    return success(run_plan(spec, env, console, stop, _gpus(gpus), sys.stdout, as_json=as_json), None)
+
+
+def _plan_options(options: list[str]) -> dict[str, Any] | None:
+    """``--gpus NAME`` and ``--json`` in any order; None for anything else."""
+    match options:
+        case []:
+            return {}
+        case ["--json", *rest] if (more := _plan_options(rest)) is not None:
+            return more | {"as_json": True}
+        case ["--gpus", gpus, *rest] if (more := _plan_options(rest)) is not None:
+            return more | {"gpus": gpus}
+        case _:
+            return None
+
+
+def _gpus(text: str | None) -> tuple[Gpu, ...] | None:
+    """The GPUs named by ``--gpus``.
+
+    Raises:
+        BadSpec: no such thing.
+    """
+    from job.facts.gpus import parse_gpus
+
     try:
-        chosen = parse_gpus(gpus) if gpus else None
+        return parse_gpus(text) if text else None
     except ValueError as error:
         raise BadSpec(f"--gpus: {error}.") from error
-    return success(run_check(spec, env, Console(sys.stderr, redact), stop, chosen), None)
 
 
 def _preview(env: Mapping[str, str], redact: Redactor, stop: StopRequest, rows: int = PREVIEW_ROWS) -> Outcome:
     from job.preview import run_preview
 
-    spec = load_spec(env, _base_spec(env, stop), needs_output=False)
+    spec = load_spec(env, _base_spec(env, stop), needs=("dataset_uri",))
     return success(run_preview(spec, env, stop, rows, sys.stdout), None)
 
 

@@ -2,11 +2,12 @@
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from job.records import Findings, ModelFacts, Plan, Prepared
+from job.records import Findings, Forecast, ModelFacts, Plan, Prepared
 from job.redact import Redactor
+from job.spec import JobSpec
 
 
 class Console:
@@ -20,6 +21,7 @@ class Console:
         self._open_line = False
         self._start: tuple[float, int, int] | None = None  # clock, step and tokens at the first logged step
         self._evaluating_s = 0.0  # no part of the training speed
+        self._foreseen: tuple[Forecast, float] | None = None  # with the price of all GPUs for an hour; until corrected
 
     def say(self, text: str) -> None:
         if not self._quiet:
@@ -35,6 +37,12 @@ class Console:
     def plan(self, plan: Plan) -> None:
         for name, reason in plan.reasons.items():
             self.say(f"  {name:<22} {reason}")
+
+    def forecast(self, spec: JobSpec, forecast: Forecast, num_gpus: int) -> None:
+        """Show *forecast*, which the first figures of the run will correct."""
+        self._foreseen = forecast, num_gpus * (spec.gpu_hour_price or 0.0)
+        for line in forecast_lines(spec, forecast, num_gpus):
+            self.say(f"  {line}")
 
     def weights(self, model: ModelFacts) -> None:
         self.say(
@@ -94,9 +102,21 @@ class Console:
         if self._start is None:
             self._start = (now, step, tokens)
         elif (elapsed := now - self._start[0]) > 0:
-            left = (total - step) * elapsed / max(1, step - self._start[1])
-            line += f"  {(tokens - self._start[2]) / elapsed:,.0f} tokens/s  {_duration(left)} left"
+            step_s, speed = elapsed / max(1, step - self._start[1]), (tokens - self._start[2]) / elapsed
+            line += f"  {speed:,.0f} tokens/s  {_duration((total - step) * step_s)} left"
+            self._correct(speed, total * step_s)
         self._renew(line)
+
+    def _correct(self, tokens_per_s: float, training_s: float) -> None:
+        """Once, as soon as there are two logged steps to measure between."""
+        if self._foreseen is None:
+            return
+        (forecast, price), self._foreseen = self._foreseen, None
+        cost = f" and {training_s / 3600 * price:,.2f}" if price else ""
+        self.say(
+            f"  measured {tokens_per_s:,.0f} tokens/s where {forecast.tokens_per_s:,.0f} were foreseen: "
+            f"{_duration(training_s)}{cost} for all of training"
+        )
 
     def _preparing(self, event: dict[str, Any]) -> None:
         left = "" if event["left_s"] is None else f"  {_duration(event['left_s'])} left"
@@ -117,6 +137,18 @@ class Console:
             self._open_line = False
         self._stream.write(self._redact(text) + "\n")
         self._stream.flush()
+
+
+def forecast_lines(spec: JobSpec, forecast: Forecast, num_gpus: int) -> Iterator[str]:
+    """Speed, time and money, as far as they are known."""
+    yield f"{'speed':<24} {forecast.tokens_per_s:,.0f} tokens/s ({forecast.why})"
+    if forecast.hours is None or forecast.tokens is None:
+        yield f"{'time':<24} not known: the number of rows is not"
+        return
+    tokens = f"{forecast.tokens / 1e6:,.1f}M tokens"
+    yield f"{'time':<24} {forecast.steps:,} steps, {tokens}, {forecast.hours:,.2f} h of training"
+    if forecast.cost is not None:
+        yield f"{'cost':<24} {forecast.cost:,.2f}: {num_gpus} GPUs × {forecast.hours:,.2f} h × {spec.gpu_hour_price:g}"
 
 
 def _duration(seconds: float) -> str:

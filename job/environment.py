@@ -9,7 +9,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,8 +34,14 @@ def platform_names(env: Mapping[str, str]) -> list[str]:
     return sorted(name for name in env if PLATFORM_NAME.fullmatch(name) and _field(name) not in JobSpec.model_fields)
 
 
-def load_spec(env: Mapping[str, str], base: Mapping[str, Any] | None = None, *, needs_output: bool = True) -> JobSpec:
-    """The spec that *env* asks for, on top of *base* (the content of ``JOB_SPEC_URI``).
+def load_spec(
+    env: Mapping[str, str],
+    base: Mapping[str, Any] | None = None,
+    *,
+    needs: Sequence[str] = ("dataset_uri", "output_uri"),
+) -> JobSpec:
+    """The spec that *env* asks for, on top of *base* (the content of ``JOB_SPEC_URI``). A verb *needs* some settings
+    that others can do without.
 
     Raises:
         BadSpec: one or more settings are wrong; the message lists them all, each with what to try.
@@ -55,8 +61,7 @@ def load_spec(env: Mapping[str, str], base: Mapping[str, Any] | None = None, *, 
         except ValueError as error:
             problems.append(f"{name}={text}: {error}.")
             unparsed.add(field)
-    if needs_output and not settings.get("output_uri"):
-        problems.append(_missing("output_uri"))
+    problems += [_missing(field) for field in needs if not settings.get(field)]
     known = {name: value for name, value in settings.items() if name in JobSpec.model_fields}
     try:
         spec = JobSpec.model_validate(known)

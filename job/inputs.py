@@ -67,8 +67,9 @@ class ModelSource:
         return self.source.localize(cache, None if weights else small_files(Snapshot(self.source.files)))
 
 
-def find_model(text: str) -> ModelSource:
-    """Look into the model's configuration and safetensors headers: a real read, but no weights.
+def find_model(text: str, cache: Path) -> ModelSource:
+    """Look into the model's configuration and safetensors headers: a real read, but no weights. Headers stay in
+    *cache*.
 
     Raises:
         NotFound, AccessDenied, NetworkExhausted: it cannot be reached.
@@ -77,7 +78,7 @@ def find_model(text: str) -> ModelSource:
     uri = parse_uri(text, "model")
     store = open_store(uri)
     snapshot = store.snapshot()
-    facts = inspect_model(store, snapshot)
+    facts = inspect_model(store, snapshot, cache / "headers")
     needed = (*small_files(snapshot), *weight_files(store, snapshot))
     name = uri.repo_id if isinstance(uri, HubUri) else text
     return ModelSource(facts, Source(uri, store, needed, snapshot.revision), name)

@@ -33,7 +33,7 @@ def find_inputs(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, *, nee
         Interrupted: a signal arrived.
     """
     hardware = inspect_hardware(env)
-    model = Task(lambda: find_model(spec.model)).result(stop)
+    model = Task(lambda: find_model(spec.model, spec.work_dir / "cache")).result(stop)
     if needs_host:
         check_host(spec, hardware, model.facts.parameters)
     template = spec.chat_template

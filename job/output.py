@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from job.errors import AccessDenied, NotFound, OutputTaken
-from job.records import Outcome
+from job.records import Decided, Outcome
 from job.spec import JobSpec
 from job.storage import Snapshot, Store, open_store
 from job.uri import HubUri, parse_uri
@@ -58,9 +58,21 @@ class Output:
         except NotFound as error:
             raise AccessDenied(f"JOB_OUTPUT_URI={self.text}: {error.cause}", error.fix) from error
 
-    def mark(self, spec: JobSpec) -> None:
-        """Say whose place this is, before the first file of the result is there."""
-        self.state.put(RUN, _json({"fingerprint": spec.fingerprint, "spec": spec.model_dump(mode="json")}))
+    def mark(self, spec: JobSpec, decided: Decided | None = None) -> None:
+        """Say whose place this is, before the first file of the result is there, and what is settled for all attempts:
+        now, or before."""
+        run = {"fingerprint": spec.fingerprint, "spec": spec.model_dump(mode="json")}
+        if decided := decided or self.decided(spec):
+            run["decided"] = decided.model_dump(mode="json")
+        self.state.put(RUN, _json(run))
+
+    def decided(self, spec: JobSpec) -> Decided | None:
+        """What an earlier attempt at *spec* has settled; None when there was none, or one at another spec."""
+        try:
+            run = json.loads(self.state.read(RUN))
+            return Decided.model_validate(run["decided"]) if run["fingerprint"] == spec.fingerprint else None
+        except (NotFound, ValueError, KeyError, TypeError):  # no run, another version's, or not ours
+            return None
 
     def claim(self, spec: JobSpec) -> "Attempt":
         """Register the next attempt, under a number that no other process has."""

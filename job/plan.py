@@ -1,174 +1,102 @@
 """How the job will run on the machine it found. Pure: no I/O, no clock, no torch.
 
-First version: one process on one GPU or none, DDP on several. FSDP, DeepSpeed and the memory arithmetic that chooses
-between them and sizes the per-device batch belong in `_strategy` and `_per_device`.
+The story: the host, the batch (`job.batch`), then the choice by memory and speed (`job.choice`), each with its reason.
 """
 
-import math
+from typing import Any
 
+from job.batch import settle_batch
+from job.candidates import Case, per_device_sizes, quantizations
+from job.choice import Choice, choose
 from job.errors import BadSpec, UnsuitableHost
-from job.records import Facts, HardwareFacts, ModelFacts, Plan, Precision, Strategy
+from job.forecast import forecast, how_fast
+from job.parameters import count_parameters
+from job.reasons import why_checkpointing, why_memory, why_quantization, why_strategy
+from job.records import Decided, Facts, HardwareFacts, Plan, Precision
+from job.remedy import nothing_fits
 from job.spec import JobSpec
 
 # A CPU trains a 100M-parameter model at a few hundred tokens a second: above that a run takes weeks.
 CPU_PARAMETER_LIMIT = 100_000_000
-# Larger micro-batches gain little throughput on one GPU and cost activation memory linearly.
-MAX_PER_DEVICE = 8
 # bfloat16 arithmetic came with compute capability 8.0 (Ampere, CUDA programming guide, table of features).
 BF16_COMPUTE_CAPABILITY = (8, 0)
-# Packs hold whole multiples of max_length tokens; further than this from the tokens asked for, packing stays off.
-PACKING_TOLERANCE = 1 / 3
 
 
-def make_plan(spec: JobSpec, facts: Facts) -> Plan:
-    """Decide how to run *spec* on *facts*.
+def make_plan(spec: JobSpec, facts: Facts, decided: Decided | None = None) -> Plan:
+    """Decide how to run *spec* on *facts*, as far as an earlier attempt has not *decided* it.
 
     ``global_batch_size = per_device_train_batch_size × gradient_accumulation_steps × num_processes`` exactly, so the
     number of GPUs does not change the optimizer step.
 
     Raises:
-        BadSpec: the batch does not divide; the message names a setting that would.
+        BadSpec: the batch does not divide, or nothing fits into the GPUs; the message names a change that would.
         UnsuitableHost: the model is too large for this machine's CPU and there is no GPU.
     """
-    reasons: dict[str, str] = {}
     check_host(spec, facts.hardware, facts.model.parameters)
-    max_length = _max_length(spec, facts, reasons)
-    strategy, num_processes = _strategy(spec, facts.hardware, reasons)
-    use_gpu = bool(facts.hardware.gpus) and strategy != "cpu"
-    packing, global_batch = _packing(spec, facts, max_length, num_processes, reasons)
-    per_device = _per_device(spec, global_batch, num_processes, packing, reasons)
-    return Plan(
-        strategy=strategy,
-        num_processes=num_processes,
-        precision=_precision(facts.hardware, use_gpu, reasons),
-        per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=global_batch // (per_device * num_processes),
-        global_batch_size=global_batch,
-        packing=packing,
-        gradient_checkpointing=_gradient_checkpointing(spec, use_gpu, reasons),
-        max_length=max_length,
-        use_gpu=use_gpu,
-        reasons=reasons,
-    )
+    reasons: dict[str, str] = {}
+    case = _case(_as_decided(spec, decided), facts, reasons)
+    if not uses_gpu(spec, facts.hardware):
+        return _cpu_plan(case, reasons)
+    choice = choose(case)
+    if choice is None:
+        raise nothing_fits(case, lambda other, hardware: _case(other, facts.model_copy(update={"hardware": hardware})))
+    return _gpu_plan(case, choice, decided, reasons)
 
 
 def check_host(spec: JobSpec, hardware: HardwareFacts, parameters: int) -> None:
     """Refuse what can be refused before any row is read.
 
     Raises:
-        UnsuitableHost: no GPU and a model that would take a CPU weeks.
+        UnsuitableHost: no GPU, and a model that would take a CPU weeks or a strategy that needs one.
         BadSpec: more processes than GPUs.
     """
+    if not hardware.gpus and spec.strategy in ("fsdp", "zero2", "zero3"):
+        raise UnsuitableHost(
+            f"No GPU is visible and JOB_STRATEGY={spec.strategy} needs one.",
+            "Start the container with --gpus all, or leave JOB_STRATEGY unset.",
+        )
     if not hardware.gpus and parameters > CPU_PARAMETER_LIMIT and spec.strategy != "cpu":
         raise UnsuitableHost(
             f"No GPU is visible and JOB_MODEL={spec.model} has {parameters / 1e6:,.0f}M parameters.",
             "Start the container with --gpus all, or set JOB_STRATEGY=cpu to train on the CPU all the same.",
         )
-    if hardware.gpus and spec.strategy != "cpu" and (spec.num_processes or 0) > len(hardware.gpus):
+    if uses_gpu(spec, hardware) and (spec.num_processes or 0) > len(hardware.gpus):
         raise BadSpec(
             f"JOB_NUM_PROCESSES={spec.num_processes} is more than the {len(hardware.gpus)} visible GPUs.",
             f"Set JOB_NUM_PROCESSES={len(hardware.gpus)} or leave it unset.",
         )
 
 
-def effective_max_length(spec: JobSpec, model: ModelFacts) -> int:
-    """Tokens of the longest row that is trained on: the setting, within the model's own limit."""
-    return min(spec.max_length, model.max_length or spec.max_length)
+def uses_gpu(spec: JobSpec, hardware: HardwareFacts) -> bool:
+    """Whether training will be on GPUs."""
+    return bool(hardware.gpus) and spec.strategy != "cpu"
 
 
-def _max_length(spec: JobSpec, facts: Facts, reasons: dict[str, str]) -> int:
-    length = effective_max_length(spec, facts.model)
-    why = "as set" if length == spec.max_length else f"the model's own limit is below JOB_MAX_LENGTH={spec.max_length}"
-    reasons["max_length"] = f"{length} tokens: {why}"
-    return length
+def _as_decided(spec: JobSpec, decided: Decided | None) -> JobSpec:
+    """*spec* with what an earlier attempt has settled that changes the numbers."""
+    return spec.model_copy(update=decided.model_dump()) if decided else spec
 
 
-def _strategy(spec: JobSpec, hardware: HardwareFacts, reasons: dict[str, str]) -> tuple[Strategy, int]:
-    gpus = 0 if spec.strategy == "cpu" else len(hardware.gpus)
-    num_processes = 1 if spec.strategy == "single" else spec.num_processes or max(gpus, 1)
-    where = f"{gpus} × {hardware.gpus[0].name}" if gpus else "no GPU"
-    if num_processes > 1:
-        reasons["strategy"] = f"ddp over {num_processes} processes on {where}: only adapter gradients travel"
-        return "ddp", num_processes
-    if spec.strategy == "ddp":
-        reasons["strategy"] = f"ddp with one process on {where}, as set"
-        return "ddp", 1
-    reasons["strategy"] = f"{'single' if gpus else 'cpu'}: one process on {where}"
-    return ("single" if gpus else "cpu"), 1
+def _case(spec: JobSpec, facts: Facts, reasons: dict[str, str] | None = None) -> Case:
+    reasons = {} if reasons is None else reasons
+    num_processes = _num_processes(spec, facts.hardware)
+    return Case(
+        spec=spec,
+        facts=facts,
+        parameters=count_parameters(facts.model, spec.lora_r, spec.target_modules),
+        num_processes=num_processes,
+        batch=settle_batch(spec, facts, num_processes, reasons),
+        precision=_precision(spec, facts.hardware, reasons),
+    )
 
 
-def _packing(
-    spec: JobSpec, facts: Facts, max_length: int, num_processes: int, reasons: dict[str, str]
-) -> tuple[bool, int]:
-    """Whether to pack, and the global batch in sequences or in packs of the same number of tokens."""
-    rows, mean = spec.global_batch_size, facts.dataset.mean_tokens
-    wanted = rows * mean / max_length
-    packs = max(1, round(wanted))
-    off = _packing_objection(spec, facts, max_length, packs, num_processes)
-    if off is None:
-        reasons["packing"] = (
-            f"on: {packs} packs of {max_length} tokens hold about {rows} rows of {mean:.0f} tokens on average"
-        )
-        return True, packs
-    reasons["packing"] = f"off: {off}"
-    return False, rows
+def _num_processes(spec: JobSpec, hardware: HardwareFacts) -> int:
+    gpus = len(hardware.gpus) if uses_gpu(spec, hardware) else 1
+    return 1 if spec.strategy == "single" else spec.num_processes or gpus
 
 
-def _packing_objection(spec: JobSpec, facts: Facts, max_length: int, packs: int, num_processes: int) -> str | None:
-    """Why not to pack, or None. The number of packs never depends on the number of GPUs, only whether to pack does.
-
-    Raises:
-        BadSpec: packing was asked for and cannot be had.
-    """
-    mean = facts.dataset.mean_tokens
-    wanted = spec.global_batch_size * mean / max_length
-    if spec.packing is False:
-        return "JOB_PACKING=false"
-    if facts.packing is not None and not facts.packing.isolated:
-        return _unless_asked(spec, facts.packing.reason, "Set JOB_PACKING=false or leave it unset.")
-    if packs % num_processes:
-        enough = math.ceil(num_processes * max_length / mean)
-        reason = f"{packs} packs of {max_length} tokens cannot be shared by {num_processes} processes"
-        return _unless_asked(spec, reason, f"Set JOB_GLOBAL_BATCH_SIZE={enough}, or leave JOB_PACKING unset.")
-    if spec.packing is True:
-        return None
-    if mean >= max_length / 2:
-        return f"rows average {mean:.0f} tokens, half of max_length or more"
-    if abs(packs - wanted) > PACKING_TOLERANCE * wanted:
-        return f"{spec.global_batch_size} rows fill {wanted:.1f} packs, too few to keep the batch's tokens"
-    return None
-
-
-def _unless_asked(spec: JobSpec, reason: str, fix: str) -> str:
-    if spec.packing is True:
-        raise BadSpec(f"JOB_PACKING=true is not possible: {reason}.", fix)
-    return reason
-
-
-def _per_device(spec: JobSpec, global_batch: int, num_processes: int, packing: bool, reasons: dict[str, str]) -> int:
-    """Rows per process in one forward pass: a divisor of each process's share of the global batch."""
-    share, rest = divmod(global_batch, num_processes)
-    if rest:
-        raise BadSpec(
-            f"JOB_GLOBAL_BATCH_SIZE={global_batch} cannot be shared by {num_processes} GPUs.",
-            f"Set it to {-(-global_batch // num_processes) * num_processes}, or JOB_NUM_PROCESSES to a divisor of it.",
-        )
-    if packing and spec.per_device_train_batch_size in (None, 1):
-        # A device's packs are flattened into one row, whose attention mask grows with the square of their number.
-        reasons["batch"] = f"1 pack per process × {share} accumulation × {num_processes} processes"
-        return 1
-    if (asked := spec.per_device_train_batch_size) and share % asked:
-        raise BadSpec(
-            f"JOB_PER_DEVICE_TRAIN_BATCH_SIZE={asked} does not divide each GPU's share ({share}) of the global batch.",
-            f"Set it to a divisor of {share}.",
-        )
-    per_device = asked or max(size for size in range(1, MAX_PER_DEVICE + 1) if share % size == 0)
-    reasons["batch"] = f"{per_device} rows per process × {share // per_device} accumulation × {num_processes} processes"
-    return per_device
-
-
-def _precision(hardware: HardwareFacts, use_gpu: bool, reasons: dict[str, str]) -> Precision:
-    if not use_gpu:
+def _precision(spec: JobSpec, hardware: HardwareFacts, reasons: dict[str, str]) -> Precision:
+    if not uses_gpu(spec, hardware):
         reasons["precision"] = "fp32: training on a CPU"
         return "fp32"
     oldest = min(hardware.gpus, key=lambda gpu: gpu.compute_capability)
@@ -179,9 +107,62 @@ def _precision(hardware: HardwareFacts, use_gpu: bool, reasons: dict[str, str]) 
     return "fp16"
 
 
-def _gradient_checkpointing(spec: JobSpec, use_gpu: bool, reasons: dict[str, str]) -> bool:
-    if spec.gradient_checkpointing != "auto":
-        reasons["gradient_checkpointing"] = "as set"
-        return spec.gradient_checkpointing
-    reasons["gradient_checkpointing"] = "on: GPU memory is the scarce part" if use_gpu else "off: no GPU memory to save"
-    return use_gpu
+def _cpu_plan(case: Case, reasons: dict[str, str]) -> Plan:
+    """One process, or several over gloo. Memory is the host's and plentiful: nothing is quantized unasked."""
+    spec = case.spec
+    many = case.num_processes > 1 or spec.strategy == "ddp"
+    quantization = quantizations(spec)[0]
+    checkpointing = spec.gradient_checkpointing is True
+    reasons["strategy"] = f"ddp over {case.num_processes} processes, no GPU" if many else "cpu: one process, no GPU"
+    reasons["quantization"] = f"{quantization}: " + ("as set" if quantization != "none" else "no GPU memory to save")
+    reasons["gradient_checkpointing"] = "as set" if checkpointing else "off: no GPU memory to save"
+    return Plan(
+        strategy="ddp" if many else "cpu",
+        use_gpu=False,
+        quantization=quantization,
+        adapter_dtype="fp32",
+        gradient_checkpointing=checkpointing,
+        **_batch(case, per_device_sizes(case)[-1], reasons),
+        reasons=reasons,
+    )
+
+
+def _gpu_plan(case: Case, choice: Choice, decided: Decided | None, reasons: dict[str, str]) -> Plan:
+    setup = choice.taken.setup
+    reasons["strategy"] = why_strategy(case, choice)
+    reasons["quantization"] = why_quantization(case, choice, decided)
+    reasons["gradient_checkpointing"] = why_checkpointing(case, choice)
+    reasons["memory"] = why_memory(case, choice.taken)
+    plan = Plan(
+        strategy=setup.strategy,
+        use_gpu=True,
+        quantization=setup.quantization,
+        adapter_dtype=setup.adapter_dtype,
+        cpu_offload=setup.cpu_offload,
+        gradient_checkpointing=setup.gradient_checkpointing,
+        **_batch(case, setup.per_device, reasons),
+        memory=choice.taken.memory,
+        alternatives=choice.alternatives,
+        reasons=reasons,
+    )
+    why = how_fast(case.facts.hardware.gpus)
+    foreseen = forecast(case.spec, plan, case.facts.dataset, choice.taken.tokens_per_s, why) if why else None
+    return plan.model_copy(update={"forecast": foreseen})
+
+
+def _batch(case: Case, per_device: int, reasons: dict[str, str]) -> dict[str, Any]:
+    batch, accumulation = case.batch, case.batch.share // per_device
+    what = "pack" if batch.packing else "row"
+    reasons["batch"] = (
+        f"{per_device} {what}{'s' * (per_device > 1)} per process × {accumulation} accumulation × "
+        f"{case.num_processes} process{'es' * (case.num_processes > 1)}"
+    )
+    return {
+        "num_processes": case.num_processes,
+        "precision": case.precision,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": accumulation,
+        "global_batch_size": batch.rows,
+        "packing": batch.packing,
+        "max_length": batch.max_length,
+    }

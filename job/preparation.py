@@ -1,4 +1,4 @@
-"""Runs ``job.prepare`` and ``job.probe`` as child processes, and keeps what they find for the next attempt."""
+"""Runs ``job.prepare`` as a child process, and keeps what it makes for the next attempt."""
 
 import hashlib
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from job import __version__
+from job.batch import effective_max_length
 from job.events import EventTail
 from job.inputs import data_files
 from job.inspection import Inputs
-from job.plan import effective_max_length
 from job.processes import Child, StopRequest
-from job.records import PROGRESS, DatasetFacts, GateSettings, PackingProbe, Prepared, PrepareTask, Preview
+from job.records import PROGRESS, DatasetFacts, GateSettings, Prepared, PrepareTask, Preview
 from job.redact import SECRET_NAME
 from job.rundir import read_record, write_json
 from job.spec import JobSpec
@@ -28,7 +28,6 @@ MAX_PROCESSES = 16
 SAMPLE_ROWS = 1000  # enough for a mean length within a few percent, tokenized in a fraction of a second
 # Whatever renders, tokenizes or builds a mask: another version may do it differently.
 _PREPARE_PACKAGES = ("transformers", "tokenizers", "jinja2")
-_PROBE_PACKAGES = ("transformers", "torch")
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,24 @@ def dataset_facts(prepared: Prepared, *, sampled: bool) -> DatasetFacts:
     train = prepared.train
     return DatasetFacts(
         rows=train.rows,
+        epoch_rows=_epoch_rows(prepared) if sampled else train.rows,
         sampled=sampled,
         mean_tokens=train.tokens / train.rows,
         max_tokens=train.max_tokens,
+        lengths=train.lengths,
         trained_share=train.trained_tokens / train.tokens,
         format=prepared.format,
         format_reason=prepared.format_reason,
     )
+
+
+def _epoch_rows(sample: Prepared) -> int | None:
+    """All rows, if they are like those of *sample*. Readers run ahead of what they hand out, so that of a file little
+    larger than the sample nothing is known."""
+    seen = sample.train.rows + sample.train.dropped_rows + sample.findings.bad_rows
+    if seen < SAMPLE_ROWS:
+        return sample.train.rows
+    return round(sample.train.rows / sample.read_share) if sample.read_share < 1 else None
 
 
 def prepare(task: PrepareTask, shop: Workshop) -> tuple[Path, Prepared]:
@@ -107,7 +117,7 @@ def prepare(task: PrepareTask, shop: Workshop) -> tuple[Path, Prepared]:
     Raises:
         BadData: rows that cannot be used.
     """
-    folder = shop.cache / "prepared" / _key(task.model_dump_json(exclude=_OF_THIS_MACHINE), _PREPARE_PACKAGES)
+    folder = shop.cache / "prepared" / cache_key(task.model_dump_json(exclude=_OF_THIS_MACHINE), _PREPARE_PACKAGES)
     if not (folder / "prepared.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".prepare-") as scratch:
@@ -151,29 +161,7 @@ _OF_THIS_MACHINE: dict[str, Any] = {
 }
 
 
-class PackingProbeRun:
-    """The packing probe, running beside other work; its result is kept per configuration and library version."""
-
-    def __init__(self, config: Path, shop: Workshop) -> None:
-        self._folder = shop.cache / "packing" / _key(config.read_text(), _PROBE_PACKAGES)
-        self._shop = shop
-        self._child: Child | None = None
-        if not (self._folder / "packing.json").exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            arguments = [config.parent, self._folder]
-            self._child = Child("job.probe.packing", arguments, self._folder / "error.json", shop.log, shop.env)
-
-    def result(self) -> PackingProbe:
-        """Wait for the probe.
-
-        Raises:
-            JobError: the probe process failed.
-        """
-        if self._child:
-            self._child.wait(self._shop.stop)
-        return read_record(self._folder / "packing.json", PackingProbe)
-
-
-def _key(content: str, packages: tuple[str, ...]) -> str:
+def cache_key(content: str, packages: tuple[str, ...]) -> str:
+    """A name for what this version of the job makes of *content* with these versions of *packages*."""
     versions = [f"{name}={version(name)}" for name in packages]
     return hashlib.sha256("\n".join([__version__, *versions, content]).encode()).hexdigest()[:24]

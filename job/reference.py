@@ -117,7 +117,7 @@ def _tree_lines() -> list[str]:
 
 
 def _default(name: str, value: Any) -> str:
-    if value is PydanticUndefined or name == "output_uri":
+    if value is PydanticUndefined or name in ("dataset_uri", "output_uri"):
         return "required"
     if value is None or value in ({}, ()):
         return ""

@@ -95,14 +95,14 @@ class JobSpec(BaseModel):
         doc="Base model: `org/name[@revision]` or `hf://org/name[@revision]` on the Hub, `s3://bucket/prefix`, or a "
         "folder. It holds `config.json`, `tokenizer.json` and safetensors weights."
     )
-    dataset_uri: Annotated[
-        tuple[str, ...], BeforeValidator(_one_or_more), Field(min_length=1), AfterValidator(_dataset_uris)
-    ] = setting(
+    # Not every verb needs rows or an output, so their absence is found by load_spec.
+    dataset_uri: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(_dataset_uris)] = setting(
+        (),
         doc="Training rows: `s3://bucket/key` (a file, a prefix, or a pattern such as `data/**/*.jsonl`), "
         "`hf://datasets/org/name[@revision][/path][?config=…&split=…]`, bare `org/name`, a file, a folder or a "
         "pattern. JSONL, JSON, CSV (each also as `.gz` or `.zst`), Parquet or Arrow. On the Hub, configurations and "
         "splits are those of the dataset card, else of the file names; the split is `train` unless named. Several "
-        "sources, separated by commas, are mixed."
+        "sources, separated by commas, are mixed.",
     )
     dataset_weights: tuple[Weight, ...] = setting(
         (),
@@ -111,7 +111,6 @@ class JobSpec(BaseModel):
         "row twice, 2.5 every row twice and half of them once more. Rows held out by `JOB_EVAL_FRACTION` stand once.",
         why="every row once",
     )
-    # Not every verb needs one, so its absence is found by load_spec.
     output_uri: Annotated[tuple[str, ...], AfterValidator(_output_uris)] = setting(
         (),
         doc="Where the result goes: `s3://bucket/prefix`, `hf://org/name` or a folder. Several, separated by commas: "

@@ -14,24 +14,26 @@ from typing import Any, TypeVar
 
 from job.child import as_job_error
 from job.console import Console
-from job.errors import BadSpec, Interrupted, JobError, OutputTaken
-from job.events import EventLog, EventTail, LineTail
+from job.errors import BadSpec, JobError, OutputTaken
+from job.events import EventLog
+from job.forecast import forecast
 from job.inputs import ModelSource
 from job.inspection import Inputs, find_inputs
-from job.launch import run_training
 from job.outcome import failure, success, upload_error
 from job.output import Attempt, Output
 from job.plan import make_plan
-from job.preparation import PackingProbeRun, make_task, open_workshop, prepare, prepare_sample
+from job.preparation import dataset_facts, make_task, open_workshop, prepare, prepare_sample
+from job.probing import gather
 from job.processes import StopRequest, Task, adopt_orphans, end_descendants
 from job.publish import copy_to_secondaries, publish
-from job.records import Facts, Outcome, Plan, Prepared, PrepareTask, TrainResult, TrainTask
+from job.records import Decided, Facts, Outcome, Plan, Prepared, TrainTask
 from job.redact import Redactor
 from job.report.dataset import make_dataset_report
 from job.report.metrics import make_metrics
 from job.report.model_card import model_card
 from job.rundir import RunDir, read_record, write_bytes, write_json
 from job.spec import JobSpec
+from job.training import train_within_memory
 
 T = TypeVar("T")
 
@@ -89,8 +91,10 @@ class Supervisor:
         """Adapter and metrics in RunDir; ``metrics.json`` is written last and says that both are complete."""
         with self._timed("plan"):
             task = self._wait(lambda: make_task(self._spec, inputs, self._shop))
-            facts = self._gather(inputs, task)
-            plan = make_plan(self._spec, facts)
+            facts = gather(self._spec, inputs, task.tokenizer, lambda: prepare_sample(task, self._shop), self._shop)
+            plan = make_plan(self._spec, facts, self._wait(lambda: output.decided(self._spec)))
+            settled = Decided(quantization=plan.quantization, packing=plan.packing)
+            self._wait(lambda: output.mark(self._spec, settled))
             self._record_plan(facts, plan)
         with self._timed("prepare"):
             if not inputs.model.source.is_local:
@@ -98,9 +102,10 @@ class Supervisor:
             weights = Task(lambda: inputs.model.localize(self._shop.cache / "models", weights=True))
             rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), self._shop)
             self._record_rows(prepared)
+            plan = self._foresee(plan, prepared)
             self._write_train_task(inputs.model, weights.result(self._stop), rows, prepared)
         with self._timed("train"):
-            result = self._train(plan)
+            plan, result = train_within_memory(plan, self._spec, self._run_dir, self._shop, self._console)
         revisions = tuple(source.revision for source in inputs.train)
         metrics = make_metrics(self._spec, facts, plan, prepared, result, revisions, self._phases_s)
         card = model_card(metrics, output.adapter_location)
@@ -108,12 +113,6 @@ class Supervisor:
         report = make_dataset_report(self._spec, prepared, revisions, plan)
         write_json(self._run_dir.dataset_report, report)
         write_json(self._run_dir.metrics, metrics)
-
-    def _gather(self, inputs: Inputs, task: PrepareTask) -> Facts:
-        probe = None if self._spec.packing is False else PackingProbeRun(task.tokenizer / "config.json", self._shop)
-        dataset = prepare_sample(task, self._shop)
-        packing = probe.result() if probe else None
-        return Facts(hardware=inputs.hardware, model=inputs.model.facts, dataset=dataset, packing=packing)
 
     def _record_plan(self, facts: Facts, plan: Plan) -> None:
         write_json(self._run_dir.spec, self._spec)
@@ -138,24 +137,14 @@ class Supervisor:
         )
         write_json(self._run_dir.train_task, task)
 
-    def _train(self, plan: Plan) -> TrainResult:
-        events, output = EventTail(self._run_dir.log), LineTail(self._run_dir.worker_log)
-
-        def watch() -> None:
-            for event in events.new():
-                self._console.event(event)
-            for line in output.new() if self._spec.log_level == "debug" else ():
-                self._console.say(line)
-
-        run_training(plan, self._run_dir, self._shop.env, self._spec.grace_s, self._stop, watch)
-        result = read_record(self._run_dir.train_result, TrainResult)
-        if result.status == "stopped":
-            name = self._stop.signal.name if self._stop.signal else "The stop file"
-            raise Interrupted(
-                f"{name} stopped training after step {result.steps} of {result.total_steps}.",
-                "Run the same job again; it starts from the first step, as no checkpoint is stored.",
-            )
-        return result
+    def _foresee(self, plan: Plan, prepared: Prepared) -> Plan:
+        """*plan* with time and cost for the rows that there really are."""
+        if plan.forecast is None:
+            return plan
+        rows = dataset_facts(prepared, sampled=False)
+        renewed = forecast(self._spec, plan, rows, plan.forecast.tokens_per_s, plan.forecast.why)
+        self._console.forecast(self._spec, renewed, plan.num_processes)
+        return plan.model_copy(update={"forecast": renewed})
 
     def _publish(self, outputs: list[Output], attempt: int) -> None:
         try:

@@ -1,24 +1,30 @@
 """The base model from ``config.json`` and safetensors headers: parameter count, shapes and dtypes, without weights."""
 
+import contextlib
 import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from job.errors import BadSpec, NotFound
 from job.records import ModelFacts, TensorGroup
+from job.rundir import write_bytes
 from job.storage import Snapshot, Store, StoredFile
 
 _HEADER_LIMIT = 100 * 2**20  # bytes; the safetensors format allows no larger header
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
+_GROUPS = TypeAdapter(tuple[TensorGroup, ...])
 _INDEX = "model.safetensors.index.json"
 
 
-def inspect_model(store: Store, snapshot: Snapshot) -> ModelFacts:
-    """Read the headers of the model in *store*.
+def inspect_model(store: Store, snapshot: Snapshot, cache: Path) -> ModelFacts:
+    """Read the headers of the model in *store*, or take them from *cache*, where an earlier job has left them.
 
     Raises:
         NotFound: ``config.json`` is missing.
@@ -34,9 +40,7 @@ def inspect_model(store: Store, snapshot: Snapshot) -> ModelFacts:
         )
     config = _read_config(store)
     shards = weight_files(store, snapshot)
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        headers = list(pool.map(lambda shard: read_header(store, shard), shards))
-    return _facts(store.uri, snapshot, config, shards, headers)
+    return _facts(store.uri, snapshot, config, shards, _tensors(store, shards, cache))
 
 
 def weight_files(store: Store, snapshot: Snapshot) -> list[StoredFile]:
@@ -82,6 +86,18 @@ def read_header(store: Store, shard: StoredFile) -> dict[str, Any]:
     return header
 
 
+def _tensors(store: Store, shards: list[StoredFile], cache: Path) -> tuple[TensorGroup, ...]:
+    cached = cache / f"{identity(shards)[:24]}.json"
+    with contextlib.suppress(OSError, ValueError):  # not there, or another version's
+        return _GROUPS.validate_json(cached.read_bytes())
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        headers = list(pool.map(lambda shard: read_header(store, shard), shards))
+    groups = tensor_groups(tensor for header in headers for tensor in header.items())
+    with contextlib.suppress(OSError):  # a folder that cannot be written is found out by whoever needs it
+        write_bytes(cached, _GROUPS.dump_json(groups))
+    return groups
+
+
 def tensor_groups(tensors: Iterable[tuple[str, dict[str, Any]]]) -> tuple[TensorGroup, ...]:
     """*tensors* (name, safetensors entry) with those together that differ only by the numbers in their names: a model
     of a hundred layers with a hundred experts each is told in two dozen lines."""
@@ -101,6 +117,11 @@ def _read_config(store: Store) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(store.read("config.json"))
     except ValueError as error:
         raise BadSpec(f"JOB_MODEL={store.uri}: config.json is not valid JSON ({error}).", "Upload it again.") from error
+    if stored := config.get("quantization_config"):
+        raise BadSpec(
+            f"JOB_MODEL={store.uri} is stored quantized ({stored.get('quant_method', 'unknown')}).",
+            "Give the model that it was made from; JOB_QUANTIZATION=nf4 or int8 quantizes it on loading.",
+        )
     if "auto_map" in config:
         raise BadSpec(
             f"JOB_MODEL={store.uri} needs code from its own repository (auto_map in config.json).",
@@ -110,9 +131,8 @@ def _read_config(store: Store) -> dict[str, Any]:
 
 
 def _facts(
-    uri: str, snapshot: Snapshot, config: dict[str, Any], shards: list[StoredFile], headers: list[dict[str, Any]]
+    uri: str, snapshot: Snapshot, config: dict[str, Any], shards: list[StoredFile], tensors: tuple[TensorGroup, ...]
 ) -> ModelFacts:
-    tensors = tensor_groups(tensor for header in headers for tensor in header.items())
     dtypes: Counter[str] = Counter()
     for group in tensors:
         dtypes[group.dtype] += group.numel

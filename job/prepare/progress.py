@@ -16,6 +16,7 @@ class Meter:
     def __init__(self, files: Iterable[DataFile]) -> None:
         self._sizes = {file.path: file.path.stat().st_size for file in files}
         self._shares: dict[Path, Callable[[], float]] = {}
+        self.stopped_at = 1.0
 
     def follow(self, file: DataFile, position: Callable[[], int], end: int) -> None:
         """From now on *position()* of *end* says how far *file* has been read."""
@@ -23,6 +24,10 @@ class Meter:
 
     def finish(self, file: DataFile) -> None:
         self._shares[file.path] = lambda: 1.0
+
+    def stop(self) -> None:
+        """Note how far reading has come, as it goes no further."""
+        self.stopped_at = self.share()
 
     def share(self) -> float:
         """0..1."""

@@ -58,6 +58,7 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
     return Prepared(
         format=", ".join(dict.fromkeys(source.format for source in sources)),
         format_reason="; ".join(dict.fromkeys(source.reason for source in sources)),
+        read_share=meter.stopped_at,
         train=train.stats,
         eval=held_out.stats if _evaluates(task) else None,
         findings=gate.findings(),
@@ -75,8 +76,10 @@ def _evaluates(task: PrepareTask) -> bool:
 
 def _candidates(task: PrepareTask, sources: Sequence[Source], meter: Meter) -> Iterator[Candidate]:
     """The records of all sources, then those to evaluate on, which have the first source's format."""
-    for source, record in islice(in_turns(sources, meter), task.row_limit):
+    rows = in_turns(sources, meter)
+    for source, record in islice(rows, task.row_limit):
         yield Candidate(record, source.format, source.weight, held_out=False)
+    meter.stop()  # before the readers are closed, which makes them count as done
     held_out = [replace(sources[0], files=task.eval_files)]
     for source, record in islice(in_turns(held_out, meter), task.row_limit):
         yield Candidate(record, source.format, weight=1.0, held_out=True)

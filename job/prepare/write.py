@@ -12,6 +12,8 @@ from job.prepare.encode import IGNORED, Tokens
 from job.prepare.pack import WINDOW_PACKS, WINDOW_ROWS, WINDOW_TOKENS, pack
 from job.records import SplitStats
 
+# Steps in which the distribution of lengths is told: enough to foresee the padding of a batch within a few percent.
+QUANTILES = 20
 _TOKENS = pa.list_(pa.int32())
 
 
@@ -26,7 +28,8 @@ class SplitWriter:
         self._writer = pa.ipc.new_stream(str(path), self._schema)
         self._window: list[Tokens] = []
         self._window_tokens = 0
-        self._counts = dict.fromkeys(SplitStats.model_fields, 0)
+        self._counts = dict.fromkeys(set(SplitStats.model_fields) - {"lengths"}, 0)
+        self._rows_of_length = np.zeros(max_length + 1, dtype=np.int64)
 
     def add(self, batch: SplitBatch) -> None:
         self._count(batch)
@@ -48,7 +51,7 @@ class SplitWriter:
 
     @property
     def stats(self) -> SplitStats:
-        return SplitStats(**self._counts)
+        return SplitStats(**self._counts, lengths=self._quantiles())
 
     def _count(self, batch: SplitBatch) -> None:
         counts = self._counts
@@ -58,6 +61,13 @@ class SplitWriter:
         counts["tokens"] += len(batch.input_ids)
         counts["trained_tokens"] += int((batch.labels != IGNORED).sum())
         counts["max_tokens"] = max(counts["max_tokens"], int(batch.lengths.max(initial=0)))
+        self._rows_of_length += np.bincount(batch.lengths, minlength=self._max_length + 1)
+
+    def _quantiles(self) -> tuple[int, ...]:
+        """Lengths of the first row by length, of those at every 1/QUANTILES of the rows, and of the last."""
+        reached = np.cumsum(self._rows_of_length)
+        places = np.linspace(1, max(1, self._counts["rows"]), QUANTILES + 1)
+        return tuple(map(int, np.searchsorted(reached, places))) if self._counts["rows"] else ()
 
     def _is_full(self) -> bool:
         enough = WINDOW_PACKS * self._max_length if self._packing else 0

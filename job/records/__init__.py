@@ -6,7 +6,6 @@
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
 from job.records.facts import (
-    Activations,
     DatasetFacts,
     Facts,
     Gpu,
@@ -16,7 +15,7 @@ from job.records.facts import (
     TensorGroup,
 )
 from job.records.outcome import Outcome
-from job.records.plan import Alternative, Forecast, MemoryEstimate, MemoryItem, Plan
+from job.records.plan import Alternative, Decided, Forecast, MemoryEstimate, MemoryItem, Plan
 from job.records.prepare import (
     PROGRESS,
     ChatTemplateChoice,
@@ -30,7 +29,7 @@ from job.records.prepare import (
     PreviewRow,
     SplitStats,
 )
-from job.records.probe import DryRun, DryRunTask
+from job.records.probe import Activations, DryRun, DryRunTask
 from job.records.train import AdapterProof, AddedTokens, LogEntry, TrainResult, TrainTask, WorkerError
 
 __all__ = [
@@ -43,6 +42,7 @@ __all__ = [
     "ChatTemplateChoice",
     "DataFile",
     "DatasetFacts",
+    "Decided",
     "DryRun",
     "DryRunTask",
     "Facts",

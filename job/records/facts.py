@@ -1,11 +1,10 @@
 """What is so: the machine, the model, the rows."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from job.records.base import Precision, Record
+from job.records.base import Record
+from job.records.probe import DryRun
 
 
 class Gpu(Record):
@@ -57,9 +56,11 @@ class DatasetFacts(Record):
     """Row and token counts, from all rows or, *sampled*, from the first ones."""
 
     rows: int
+    epoch_rows: int | None  # in one epoch; of a sample about, None when not even that is known
     sampled: bool
     mean_tokens: float
     max_tokens: int
+    lengths: tuple[int, ...]  # tokens of the shortest row, of those at each further 5 % by length, and of the longest
     trained_share: float  # share of tokens that carry loss, 0..1
     format: str
     format_reason: str
@@ -72,23 +73,9 @@ class PackingProbe(Record):
     reason: str
 
 
-class Activations(Record):
-    """Bytes that one token occupies on a GPU between its forward and its backward pass, weights and loss head apart.
-
-    Without checkpointing a step needs ``saved + transient`` per token, with it ``boundary + layer + transient``.
-    """
-
-    saved: float  # kept by all layers together
-    boundary: float  # kept by all layers together when they are checkpointed: their inputs
-    layer: float  # kept by the one layer that needs most, while it is recomputed
-    transient: float  # held for a moment by the backward pass beyond what is kept
-    source: Literal["formula", "dry run"]
-
-
 class Facts(Record):
     hardware: HardwareFacts
     model: ModelFacts
     dataset: DatasetFacts
     packing: PackingProbe | None = None  # None: not probed, because packing was ruled out before
-    # By the adapter's dtype; empty: nothing is known of this architecture's.
-    activations: dict[Precision, Activations] = Field(default={})
+    dry_run: DryRun | None = None  # None: the formula knows this architecture

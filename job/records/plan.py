@@ -28,6 +28,13 @@ class MemoryEstimate(Record):
         return self.total_gib <= self.limit_gib
 
 
+class Decided(Record):
+    """What the first attempt at a run settles for all later ones, as it changes the numbers."""
+
+    quantization: Quantization
+    packing: bool
+
+
 class Forecast(Record):
     """How long the run will take and what it will cost, before its first step."""
 

@@ -74,6 +74,7 @@ class SplitStats(Record):
     tokens: int
     trained_tokens: int
     max_tokens: int
+    lengths: tuple[int, ...]  # tokens of the shortest row, of those at each further 5 % by length, and of the longest
     truncated_rows: int
     truncated_tokens: int  # cut off
     dropped_rows: int  # nothing left to learn after truncation
@@ -95,6 +96,7 @@ class Prepared(Record):
 
     format: str
     format_reason: str
+    read_share: float  # of the training files' bytes: below 1 with a row limit
     train: SplitStats
     eval: SplitStats | None
     findings: Findings

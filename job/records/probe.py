@@ -1,11 +1,24 @@
 """What ``job.probe.activations`` is asked and what it finds."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from job.records.base import Precision, Record
-from job.records.facts import Activations
+
+
+class Activations(Record):
+    """Bytes that one token occupies on a GPU between its forward and its backward pass, weights and loss head apart.
+
+    Without checkpointing a step needs ``saved + transient`` per token, with it ``boundary + layer + transient``.
+    """
+
+    saved: float  # kept by all layers together
+    boundary: float  # kept by all layers together when they are checkpointed: their inputs
+    layer: float  # kept by the one layer that needs most, while it is recomputed
+    transient: float  # held for a moment by the backward pass beyond what is kept
+    source: Literal["formula", "dry run", "rule of thumb"]
 
 
 class DryRunTask(Record):

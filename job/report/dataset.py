@@ -16,6 +16,9 @@ class SplitReport(Record):
     tokens: int = Field(description="Tokens in those rows.")
     mean_tokens: float = Field(description="tokens / rows.")
     max_tokens: int = Field(description="The longest row.")
+    lengths: tuple[int, ...] = Field(
+        description="Tokens of the shortest row, of those at every further 5 % by length, and of the longest."
+    )
     trained_tokens: int = Field(description="Tokens that carry loss.")
     trained_share: float = Field(description="trained_tokens / tokens.")
     truncated_rows: int = Field(description="Rows cut at max_length.")

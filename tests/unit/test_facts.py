@@ -52,7 +52,7 @@ def make_model(folder: Path, **config: object) -> Path:
 
 def inspect(folder: Path):
     store = open_store(parse_uri(str(folder), "model"))
-    return inspect_model(store, store.snapshot())
+    return inspect_model(store, store.snapshot(), folder.parent / "headers")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_folder_without_a_model_is_not_found(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
 
     with pytest.raises(NotFound, match=r"config\.json"):
-        find_model(str(tmp_path))
+        find_model(str(tmp_path), tmp_path / "cache")
 
 
 def choose(uri: str, *paths: str) -> list[str]:

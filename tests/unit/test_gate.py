@@ -77,7 +77,7 @@ def test_rows_with_nothing_to_learn_are_refused_beyond_the_threshold(tmp_path, m
 
 
 def stats(**counts: int) -> SplitStats:
-    return SplitStats(**(dict.fromkeys(SplitStats.model_fields, 0) | {"rows": 10} | counts))
+    return SplitStats(**(dict.fromkeys(SplitStats.model_fields, 0) | {"rows": 10, "lengths": ()} | counts))
 
 
 def split_batch(*contents: int) -> SplitBatch:

@@ -4,17 +4,21 @@ A template is a program out of a stranger's repository. It runs here in a proces
 some of these hang in C code, where no signal handler is run.
 """
 
+import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from job.errors import BadData
@@ -103,18 +107,27 @@ def run(out: Path, tokenizer: Path, rows: list[dict[str, Any]], bad_rows: str = 
 
 def await_end(process: "subprocess.Popen[bytes]") -> tuple[float, float]:
     """Seconds that *process* took, and the most memory that it or a child of its held."""
-    began = time.monotonic()
+    began, memory_gib = time.monotonic(), 0.0
     while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        memory_gib = max([memory_gib, *peaks_gib(process.pid)])
         seconds = time.monotonic() - began
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return seconds, usage.ru_maxrss / 2**20
+        if process.poll() is not None:
+            return seconds, memory_gib
         if seconds > PATIENCE_S:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             pytest.fail(f"it was still at work after {PATIENCE_S:.0f} s")
         time.sleep(0.02)
+
+
+def peaks_gib(pid: int) -> Iterator[float]:
+    """The most memory that process *pid* and each child of its has held so far. Not what wait4 says, which counts what
+    pytest held when it forked."""
+    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        process = psutil.Process(pid)
+        for one in [process, *process.children()]:
+            if peak := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.pid}/status").read_text()):
+                yield int(peak[1]) / 2**20
 
 
 def chat(asked: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from job.batch import number_of_packs
 from job.errors import BadSpec, UnsuitableHost
 from job.plan import make_plan
 from job.records import DatasetFacts, Facts, Gpu, HardwareFacts, ModelFacts, PackingProbe, Plan
@@ -25,7 +26,15 @@ def facts(
         dtypes={"BF16": parameters}, tensors=(), config={}, max_length=limit, identity="",
     )  # fmt: skip
     dataset = DatasetFacts(
-        rows=1000, sampled=True, mean_tokens=mean, max_tokens=2000, trained_share=0.5, format="text", format_reason=""
+        rows=1000,
+        epoch_rows=10_000,
+        sampled=True,
+        mean_tokens=mean,
+        max_tokens=2000,
+        lengths=(),
+        trained_share=0.5,
+        format="text",
+        format_reason="",
     )
     return Facts(hardware=HardwareFacts(gpus=gpus), model=model, dataset=dataset, packing=packing)
 
@@ -98,6 +107,13 @@ def test_short_rows_are_packed_into_the_same_number_of_tokens():
     assert made.packing
     assert made.global_batch_size == 4  # 16 rows × 500 tokens = 3.9 packs × 2048 tokens
     assert made.per_device_train_batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "packs"), [(0.2, 1), (1.4, 1), (1.7, 2), (3.1, 3), (3.3, 4), (6.5, 8), (13.1, 16), (10.4, 8), (98.0, 96)]
+)
+def test_packs_are_as_many_as_most_machines_can_share(wanted, packs):
+    assert number_of_packs(wanted) == packs
 
 
 def test_long_rows_are_not_packed():

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import random
 from pathlib import Path
@@ -14,7 +15,8 @@ from job.console import Console
 from job.events import EventLog
 from job.prepare.progress import Meter, Progress
 from job.prepare.read import read_records
-from job.records import DataFile
+from job.records import DataFile, Forecast
+from job.spec import JobSpec
 
 # Of random digits, so that the compressed file too is longer than any buffer.
 LINES = "".join(json.dumps({"text": random.Random(index).randbytes(60).hex()}) + "\n" for index in range(60_000))
@@ -100,3 +102,37 @@ def test_it_is_a_line_a_person_can_read():
     assert stream.getvalue() == (
         "  12,000 rows prepared  2,400 rows/s  1m35s left\n  24,000 rows prepared  2,400 rows/s\n"
     )
+
+
+def test_the_first_figures_of_training_correct_what_was_foreseen():
+    stream, clock = io.StringIO(), Clock()
+    console = Console(stream, lambda text: text, clock=clock)
+    spec = JobSpec(model="org/base", gpu_hour_price=3)
+    foreseen = Forecast(tokens_per_s=2000, why="a guess", steps=100, tokens=720_000, hours=0.1, cost=0.6)
+    console.forecast(spec, foreseen, num_gpus=2)
+    for step in (1, 11, 21):
+        clock.now = step * 10.0
+        console.event(
+            {
+                "event": "train",
+                "step": step,
+                "total_steps": 100,
+                "loss": 1,
+                "learning_rate": 1,
+                "num_tokens": 9000 * step,
+            }
+        )
+
+    said = stream.getvalue()
+    assert said.count("measured") == 1
+    assert "measured 900 tokens/s where 2,000 were foreseen: 16m40s and 1.67 for all of training" in said
+
+
+def test_how_much_of_the_files_a_sample_has_read_tells_how_many_rows_there_are(file):
+    meter = Meter([file])
+    records = read_records((file,), meter)
+    seen = sum(1 for _ in itertools.islice(records, 15_000))
+    meter.stop()
+    assert sum(1 for _ in records) == 45_000  # what is read after it was asked makes no difference
+
+    assert seen / meter.stopped_at == pytest.approx(60_000, rel=0.2)

@@ -36,3 +36,19 @@ def test_a_window_is_as_large_as_it_should_be(tmp_path: Path, count, length, max
     assert writer.stats.rows == count
     assert writer.stats.sequences == sum(batch.num_rows for batch in batches)
     assert WINDOW_PACKS * 2048 > 100 * WINDOW_ROWS  # what the second case is about
+
+
+def test_the_distribution_of_lengths_is_told_in_steps_of_five_percent(tmp_path: Path):
+    lengths = np.arange(1, 102, dtype=np.int64)
+    ids = np.ones(lengths.sum(), dtype=np.int32)
+    with SplitWriter(tmp_path / "rows.arrow", 128, packing=False) as writer:
+        writer.add(SplitBatch(ids, ids, lengths, np.arange(101, dtype=np.uint64), 0, 0, 0, 0))
+
+    assert writer.stats.lengths == tuple(range(1, 102, 5))
+
+
+def test_one_row_is_every_quantile_and_no_row_is_none(tmp_path: Path):
+    for count, expected in ((1, (7,) * 21), (0, ())):
+        with SplitWriter(tmp_path / "rows.arrow", 128, packing=False) as writer:
+            writer.add(rows_of(count, 7))
+        assert writer.stats.lengths == expected

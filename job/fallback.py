@@ -1,0 +1,44 @@
+"""What to give up when memory ran out all the same: half of the micro-batch, then stored activations, then the place of
+the frozen base. The global batch, and with it every optimizer step, stays what it was."""
+
+from job.candidates import refusal
+from job.errors import OutOfMemory
+from job.records import Plan
+
+
+def smaller_plan(plan: Plan, *, may_offload: bool) -> Plan | None:
+    """*plan* with one thing given up, which is added to ``fallbacks``; None when there is nothing left to give up."""
+    if plan.per_device_train_batch_size > 1:
+        return _with_smaller_micro_batch(plan)
+    if not plan.gradient_checkpointing:
+        return _given_up(plan, "gradient checkpointing on", gradient_checkpointing=True)
+    if may_offload and not plan.cpu_offload and plan.strategy in ("single", "ddp", "fsdp") and _can_shard(plan):
+        return _given_up(plan, "base weights in the host's memory", strategy="fsdp", cpu_offload=True)
+    return None
+
+
+def out_of_fallbacks(plan: Plan, error: OutOfMemory) -> OutOfMemory:
+    """*error*, with what was given up before it and what the arithmetic had said."""
+    given_up = f" after giving up: {'; '.join(plan.fallbacks)}" if plan.fallbacks else ""
+    said = ""
+    if plan.memory:
+        parts = ", ".join(f"{item.name} {item.gib:.1f}" for item in plan.memory.items)
+        said = f" The plan had foreseen {plan.memory.total_gib:.1f} GiB: {parts}."
+    return OutOfMemory(f"{error.cause}{given_up}.{said}", error.fix)
+
+
+def _with_smaller_micro_batch(plan: Plan) -> Plan:
+    """The largest proper divisor: half of an even number."""
+    old = plan.per_device_train_batch_size
+    new = next(size for size in range(old // 2, 0, -1) if old % size == 0)
+    accumulation = plan.gradient_accumulation_steps * old // new
+    what = f"per-device batch {old} → {new}, accumulation {plan.gradient_accumulation_steps} → {accumulation}"
+    return _given_up(plan, what, per_device_train_batch_size=new, gradient_accumulation_steps=accumulation)
+
+
+def _can_shard(plan: Plan) -> bool:
+    return refusal("fsdp", plan.quantization) is None
+
+
+def _given_up(plan: Plan, what: str, **changes: object) -> Plan:
+    return plan.model_copy(update={**changes, "fallbacks": (*plan.fallbacks, what)})

@@ -1,0 +1,165 @@
+"""How much of a GPU's memory a training step will fill, by arithmetic alone. `docs/memory-model.md` does it by hand.
+
+Pure: from the safetensors headers, the activations per token and a `Setup` to a `MemoryEstimate`, line by line. What a
+GPU run has not confirmed yet is said where it stands.
+"""
+
+from dataclasses import dataclass
+
+from job.parameters import Parameters
+from job.records import Activations, MemoryEstimate, MemoryItem, Precision, Quantization, Strategy
+
+GIB = 2**30
+# Of a GPU's memory, what a plan may use: the rest is for what varies between runs.
+USABLE_SHARE = 0.9
+BYTES: dict[Precision, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+# NF4 with double quantization (QLoRA, arXiv 2305.14314, section 3): 4 bits, an 8-bit scale for every 64 elements, and a
+# 32-bit one for every 256 of those scales.
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# LLM.int8(): 8 bits, and a 32-bit scale per output row, which adds less than a thousandth.
+INT8_BYTES = 1.0
+# States of the optimizer per trained parameter, in the parameter's own dtype: AdamW keeps two moments.
+OPTIMIZER_STATES = {"adamw_torch_fused": 2, "adamw_torch": 2, "adafactor": 0.01, "sgd": 0}
+# TRL's fused head scores this many tokens against this much of the vocabulary at a time, and holds the tile for all of
+# it however small the vocabulary (trl 1.16:
+# kernels/chunked_logprob.py TOKEN_CHUNK_SIZE, trainer/utils.py _CHUNKED_LOGPROB_CHUNK_SIZE).
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+# Per scored token and hidden element, at the head's backward pass: the copy of the scored hidden states in 16 bits, the
+# sum of their gradient in 32 bits and its cast (chunked_logprob.py, `backward`).
+HEAD_BYTES = 2 + 4 + 2
+# FSDP2 holds the layer it computes and the one it prefetches (torch.distributed.fsdp, fully_shard).
+GATHERED_LAYERS = 2
+# DeepSpeed keeps up to this many gathered parameters alive (stage3_max_live_parameters, its default).
+ZERO3_LIVE = 1_000_000_000
+# Kernels, cuBLAS workspaces and the driver's own share of a process. Stated, not measured.
+CONTEXT_GIB = 0.6
+# Buffers and channels of NCCL between the GPUs of one machine. Stated, not measured.
+NCCL_GIB = 0.5
+# Of what comes and goes in a step, what PyTorch's allocator holds without using it. Stated, not measured.
+SLACK = 0.05
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One way to run the job, as far as memory and speed depend on it."""
+
+    strategy: Strategy
+    num_processes: int
+    quantization: Quantization
+    precision: Precision
+    adapter_dtype: Precision
+    cpu_offload: bool
+    gradient_checkpointing: bool
+    per_device: int  # rows or packs in one forward pass
+    length: int  # tokens of the longest of them
+    packing: bool
+    masked: bool  # attention gets a mask and looks at all pairs of tokens
+    optim: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the largest micro-batch, padding included."""
+        return self.per_device * self.length
+
+    @property
+    def shards_base(self) -> bool:
+        """Whether each GPU keeps only its part of the base between uses."""
+        return self.strategy in ("fsdp", "zero3")
+
+    @property
+    def autocasts(self) -> bool:
+        """Whether a 32-bit adapter meets 16-bit activations, so that every module casts the one to the other. FSDP2
+        and DeepSpeed hand the modules 16-bit weights to begin with."""
+        return self.adapter_dtype == "fp32" and self.precision != "fp32" and self.strategy in ("single", "ddp")
+
+
+def estimate(parameters: Parameters, activations: Activations, setup: Setup, memory_gib: float) -> MemoryEstimate:
+    """What one GPU of *memory_gib* holds at the fullest moment of a step, with *activations* for *setup*'s dtypes."""
+    kept = [_base(parameters, setup), _gathered(parameters, setup), *_adapter(parameters, setup)]
+    passing = [
+        _activations(activations, setup),
+        _peak(parameters, activations, setup),
+    ]
+    slack = MemoryItem(
+        name="allocator slack",
+        gib=SLACK * sum(item.gib for item in passing),
+        why=f"{SLACK:.0%} of what comes and goes in a step",
+    )
+    fixed = [MemoryItem(name="CUDA context", gib=CONTEXT_GIB, why="kernels and cuBLAS workspaces")]
+    if setup.num_processes > 1:
+        fixed.append(MemoryItem(name="NCCL", gib=NCCL_GIB, why="buffers between the GPUs"))
+    items = (item for item in (*kept, *passing, slack, *fixed) if item.gib)
+    return MemoryEstimate(items=tuple(items), limit_gib=USABLE_SHARE * memory_gib)
+
+
+def base_bytes(parameters: Parameters, setup: Setup) -> float:
+    """Bytes of the whole frozen base. Experts of a mixture, embedding and head are never quantized."""
+    dense = BYTES[setup.precision]
+    per_linear = {"none": float(dense), "int8": INT8_BYTES, "nf4": NF4_BYTES}[setup.quantization]
+    return per_linear * parameters.linear + dense * (parameters.total - parameters.linear)
+
+
+def _base(parameters: Parameters, setup: Setup) -> MemoryItem:
+    whole = base_bytes(parameters, setup)
+    if setup.cpu_offload:
+        return MemoryItem(name="base weights", gib=0, why="in the host's memory")
+    held = {"none": setup.precision, "int8": "int8 linear layers", "nf4": "NF4 linear layers"}[setup.quantization]
+    if setup.shards_base:
+        why = f"{whole / GIB:.1f} GiB ({held}) shared by {setup.num_processes} GPUs"
+        return MemoryItem(name="base weights", gib=whole / setup.num_processes / GIB, why=why)
+    return MemoryItem(name="base weights", gib=whole / GIB, why=f"{parameters.total / 1e9:.2f}B, {held}")
+
+
+def _gathered(parameters: Parameters, setup: Setup) -> MemoryItem:
+    if not setup.shards_base:
+        return MemoryItem(name="gathered weights", gib=0, why="")
+    outside = BYTES[setup.precision] * parameters.outside
+    layers = base_bytes(parameters, setup) - outside
+    if setup.strategy == "zero3":
+        live = min(layers, BYTES[setup.precision] * ZERO3_LIVE)
+        return MemoryItem(name="gathered weights", gib=(outside + live) / GIB, why="what DeepSpeed keeps alive")
+    held = outside + layers * min(1, GATHERED_LAYERS / parameters.layers)
+    why = f"embedding, head and {GATHERED_LAYERS} layers in use"
+    return MemoryItem(name="gathered weights", gib=held / GIB, why=why)
+
+
+def _adapter(parameters: Parameters, setup: Setup) -> list[MemoryItem]:
+    """Parameters, gradients, DDP's buckets (a second copy of the gradients) and the optimizer's states."""
+    size, states = BYTES[setup.adapter_dtype], OPTIMIZER_STATES[setup.optim]
+    held = setup.num_processes if setup.shards_base else 1
+    updated = setup.num_processes if setup.shards_base or setup.strategy == "zero2" else 1
+    gradients = size * (2 if setup.strategy == "ddp" else 1)
+    # Autocast keeps the 16-bit copy of a 32-bit weight until the step is over (torch.clear_autocast_cache).
+    cast = BYTES["bf16"] if setup.autocasts else 0
+    return [
+        MemoryItem(
+            name="adapter and gradients",
+            gib=parameters.adapter * (size / held + gradients / updated + cast) / GIB,
+            why=f"{parameters.adapter / 1e6:.1f}M parameters in {setup.adapter_dtype}",
+        ),
+        MemoryItem(name="optimizer", gib=parameters.adapter * size * states / updated / GIB, why=setup.optim),
+    ]
+
+
+def _activations(activations: Activations, setup: Setup) -> MemoryItem:
+    per_token = activations.boundary if setup.gradient_checkpointing else activations.saved
+    what = "the layers' inputs" if setup.gradient_checkpointing else "all layers"
+    return MemoryItem(
+        name="activations",
+        gib=per_token * setup.tokens / GIB,
+        why=f"{setup.per_device} × {setup.length} tokens × {per_token / 2**20:.2f} MiB, {what} ({activations.source})",
+    )
+
+
+def _peak(parameters: Parameters, activations: Activations, setup: Setup) -> MemoryItem:
+    """The larger of two moments: the loss head's backward pass, or that of one layer."""
+    tile = min(setup.tokens, TILE_TOKENS) * TILE_VOCABULARY * BYTES["bf16"]
+    head = tile + setup.tokens * parameters.hidden * HEAD_BYTES
+    recomputed = activations.layer if setup.gradient_checkpointing else 0
+    dequantized = 0 if setup.quantization == "none" else BYTES[setup.precision] * parameters.largest_linear
+    layer = setup.tokens * (activations.transient + recomputed) + dequantized
+    if head > layer:
+        return MemoryItem(name="loss head", gib=head / GIB, why="logits in tiles, and the hidden states' gradient")
+    what = "recomputed and differentiated" if recomputed else "differentiated"
+    extra = ", with its largest weight dequantized" if dequantized else ""
+    return MemoryItem(name="backward pass", gib=layer / GIB, why=f"one layer {what}{extra}")

@@ -1,0 +1,66 @@
+"""The choice in words."""
+
+from job.candidates import Candidate, Case, Way
+from job.choice import Choice
+from job.records import Alternative, Decided
+
+
+def why_strategy(case: Case, choice: Choice) -> str:
+    """What runs where, and why not the way before it in order of preference."""
+    setup, gpus = choice.taken.setup, case.facts.hardware.gpus
+    kinds = " and ".join(dict.fromkeys(gpu.name for gpu in gpus))
+    what = f"{setup.strategy} over {case.num_processes} × {kinds}"
+    if setup.cpu_offload:
+        what += ", the base in the host's memory"
+    if case.spec.strategy == setup.strategy:
+        return f"{what}, as set"
+    if setup.shards_base and (before := _least_before(choice)):
+        without = "without that" if before.strategy == setup.strategy else f"with {before.strategy}"
+        return f"{what}: {without} each GPU {before.verdict}"
+    if setup.strategy == "ddp":
+        return f"{what}: the base fits beside its activations, so that only the adapter's gradients travel"
+    return what
+
+
+def why_quantization(case: Case, choice: Choice, decided: Decided | None) -> str:
+    taken, spec = choice.taken.setup, case.spec
+    if decided:
+        return f"{taken.quantization}, as an earlier attempt decided"
+    if spec.quantization != "auto" or spec.adapter == "qlora":
+        return f"{taken.quantization}, as set"
+    if taken.quantization == "none":
+        return f"none: the base fits in {taken.precision}"
+    exact = min((other for other in choice.alternatives if other.quantization == "none"), key=lambda o: o.memory_gib)
+    return f"{taken.quantization}: in {taken.precision} {exact.strategy} {exact.verdict} per GPU"
+
+
+def why_checkpointing(case: Case, choice: Choice) -> str:
+    on = choice.taken.setup.gradient_checkpointing
+    if case.spec.gradient_checkpointing != "auto":
+        return "as set"
+    other = choice.alternatives[-1]
+    return f"{'on' if on else 'off'}: {'without' if on else 'with'} it {_outcome(other)}"
+
+
+def why_memory(case: Case, taken: Candidate) -> str:
+    whole_gib = min(gpu.memory_gib for gpu in case.facts.hardware.gpus)
+    memory = taken.memory
+    return f"{memory.total_gib:.1f} GiB of the {memory.limit_gib:.1f} GiB that a plan may use of {whole_gib:.1f} GiB"
+
+
+def _least_before(choice: Choice) -> Alternative | None:
+    """Of the ways with the same quantization that did not fit, the one that needs the least memory."""
+    taken = choice.taken
+    failed = [
+        other for other in choice.alternatives if other.verdict.startswith("needs") and not _is_way_of(taken, other)
+    ]
+    same = [other for other in failed if other.quantization == taken.setup.quantization]
+    return min(same, key=lambda other: other.memory_gib, default=None)
+
+
+def _is_way_of(taken: Candidate, other: Alternative) -> bool:
+    return taken.way == Way(other.strategy, other.quantization, other.cpu_offload)
+
+
+def _outcome(other: Alternative) -> str:
+    return f"a step {other.verdict}" if other.verdict.startswith("needs") else f"there is {other.verdict}"

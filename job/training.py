@@ -1,0 +1,59 @@
+"""Training as the supervisor sees it: the workers run to their end, and start again with less when memory runs out."""
+
+import shutil
+
+from job.console import Console
+from job.errors import Interrupted, OutOfMemory
+from job.events import EventLog, EventTail, LineTail
+from job.fallback import out_of_fallbacks, smaller_plan
+from job.launch import run_training
+from job.preparation import Workshop
+from job.records import Plan, TrainResult
+from job.rundir import RunDir, read_record, write_json
+from job.spec import JobSpec
+
+
+def train_within_memory(
+    plan: Plan, spec: JobSpec, run_dir: RunDir, shop: Workshop, console: Console
+) -> tuple[Plan, TrainResult]:
+    """Train as *plan* says, and whenever memory runs out with less at a time, from the newest checkpoint; returns the
+    plan that held.
+
+    Raises:
+        OutOfMemory: there is nothing left to give up.
+        Interrupted: a signal stopped training.
+        JobError: whatever else ended it.
+    """
+    while True:
+        write_json(run_dir.plan, plan)
+        try:
+            return plan, _train(plan, spec, run_dir, shop, console)
+        except OutOfMemory as error:
+            smaller = smaller_plan(plan, may_offload=spec.cpu_offload is not False)
+            if smaller is None:
+                raise out_of_fallbacks(plan, error) from error
+            plan = smaller
+            EventLog(run_dir.log).write("out_of_memory", cause=error.cause, given_up=plan.fallbacks[-1])
+            console.warn(f"  {error.cause}; going on with {plan.fallbacks[-1]}")
+            shutil.rmtree(run_dir.errors)
+            run_dir.errors.mkdir()
+
+
+def _train(plan: Plan, spec: JobSpec, run_dir: RunDir, shop: Workshop, console: Console) -> TrainResult:
+    events, output = EventTail(run_dir.log), LineTail(run_dir.worker_log)
+
+    def watch() -> None:
+        for event in events.new():
+            console.event(event)
+        for line in output.new() if spec.log_level == "debug" else ():
+            console.say(line)
+
+    run_training(plan, run_dir, shop.env, spec.grace_s, shop.stop, watch)
+    result = read_record(run_dir.train_result, TrainResult)
+    if result.status == "stopped":
+        name = shop.stop.signal.name if shop.stop.signal else "The stop file"
+        raise Interrupted(
+            f"{name} stopped training after step {result.steps} of {result.total_steps}.",
+            "Run the same job again; it starts from the first step, as no checkpoint is stored.",
+        )
+    return result

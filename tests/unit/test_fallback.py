@@ -1,0 +1,66 @@
+"""What is given up when memory runs out, in order, and what never is."""
+
+import pytest
+
+from job.errors import OutOfMemory
+from job.fallback import out_of_fallbacks, smaller_plan
+from job.records import MemoryEstimate, MemoryItem, Plan
+
+ESTIMATE = MemoryEstimate(items=(MemoryItem(name="base weights", gib=14.96, why=""),), limit_gib=20.2)
+
+
+def plan(per_device: int = 1, accumulation: int = 2, **changes: object) -> Plan:
+    settings: dict[str, object] = {
+        "strategy": "ddp", "num_processes": 2, "precision": "bf16", "packing": False, "max_length": 64,
+        "per_device_train_batch_size": per_device, "gradient_accumulation_steps": accumulation,
+        "global_batch_size": per_device * accumulation * 2, "gradient_checkpointing": False, "use_gpu": True,
+        "reasons": {},
+    }  # fmt: skip
+    return Plan.model_validate(settings | changes)
+
+
+def fall_all_the_way(start: Plan, *, may_offload: bool = True) -> list[Plan]:
+    plans = [start]
+    while (smaller := smaller_plan(plans[-1], may_offload=may_offload)) is not None:
+        plans.append(smaller)
+    return plans
+
+
+def test_the_micro_batch_goes_first_then_activations_then_the_place_of_the_base():
+    last = fall_all_the_way(plan(per_device=4))[-1]
+
+    assert last.fallbacks == (
+        "per-device batch 4 → 2, accumulation 2 → 4",
+        "per-device batch 2 → 1, accumulation 4 → 8",
+        "gradient checkpointing on",
+        "base weights in the host's memory",
+    )
+    assert (last.strategy, last.cpu_offload) == ("fsdp", True)
+
+
+@pytest.mark.parametrize("per_device", [1, 2, 3, 5, 6, 8, 12])
+def test_the_global_batch_stays_what_it_was(per_device):
+    for smaller in fall_all_the_way(plan(per_device=per_device, accumulation=3)):
+        step = smaller.per_device_train_batch_size * smaller.gradient_accumulation_steps * smaller.num_processes
+        assert step == smaller.global_batch_size == per_device * 3 * 2
+
+
+def test_a_base_that_must_stay_on_the_gpu_stays_there():
+    last = fall_all_the_way(plan(), may_offload=False)[-1]
+
+    assert (last.strategy, last.cpu_offload, last.fallbacks) == ("ddp", False, ("gradient checkpointing on",))
+
+
+def test_nothing_is_given_up_twice():
+    assert smaller_plan(plan(strategy="fsdp", gradient_checkpointing=True, cpu_offload=True), may_offload=True) is None
+
+
+def test_the_end_tells_what_was_tried_and_what_had_been_foreseen():
+    tried = plan(memory=ESTIMATE, fallbacks=("gradient checkpointing on",))
+
+    error = out_of_fallbacks(tried, OutOfMemory("GPU memory ran out (CUDA out of memory)", "Use a larger GPU."))
+
+    assert str(error) == (
+        "GPU memory ran out (CUDA out of memory) after giving up: gradient checkpointing on. "
+        "The plan had foreseen 15.0 GiB: base weights 15.0. Use a larger GPU."
+    )
