@@ -16,6 +16,8 @@ from job.child import as_job_error
 from job.console import Console
 from job.errors import BadSpec, Interrupted, JobError, OutputTaken
 from job.events import EventLog, EventTail, LineTail
+from job.gpu_links import prove_links
+from job.host import check_machine
 from job.inputs import ModelSource
 from job.inspection import Inputs, find_inputs
 from job.launch import run_training
@@ -72,6 +74,7 @@ class Supervisor:
             if manifests[0]:
                 return self._already_finished(outputs, manifests[0])
             inputs = find_inputs(spec, self._env, self._stop)
+            check_machine(spec, inputs, self._env, self._stop)
             for output in outputs:
                 self._wait(output.probe_write)
         with self._exclusive():
@@ -90,7 +93,7 @@ class Supervisor:
         with self._timed("plan"):
             task = self._wait(lambda: make_task(self._spec, inputs, self._shop))
             facts = self._gather(inputs, task)
-            plan = make_plan(self._spec, facts)
+            plan = prove_links(make_plan(self._spec, facts), self._run_dir.links, self._shop.env, self._stop)
             self._record_plan(facts, plan)
         with self._timed("prepare"):
             if not inputs.model.source.is_local:

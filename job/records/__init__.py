@@ -1,12 +1,14 @@
 """What the processes of one job tell each other: the JSON files of a `RunDir`, each a frozen record.
 
 `Facts` and `Plan` are written by the supervisor, `PrepareTask` too; `Prepared` comes back from ``job.prepare``,
-`PackingProbe` and `Activations` from ``job.probe``, `TrainResult` or `WorkerError` from ``job.train``.
+`PackingProbe`, `Activations`, `TorchBuild` and `AllReduce` from ``job.probe``, `TrainResult` or `WorkerError` from
+``job.train``.
 """
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
 from job.records.facts import (
     Activations,
+    AllReduce,
     DatasetFacts,
     Facts,
     Gpu,
@@ -14,6 +16,7 @@ from job.records.facts import (
     ModelFacts,
     PackingProbe,
     TensorGroup,
+    TorchBuild,
 )
 from job.records.outcome import Outcome
 from job.records.plan import Alternative, Forecast, MemoryEstimate, MemoryItem, Plan
@@ -37,6 +40,7 @@ __all__ = [
     "Activations",
     "AdapterProof",
     "AddedTokens",
+    "AllReduce",
     "Allowance",
     "Alternative",
     "ChatTemplateChoice",
@@ -67,6 +71,7 @@ __all__ = [
     "SplitStats",
     "Strategy",
     "TensorGroup",
+    "TorchBuild",
     "TrainResult",
     "TrainTask",
     "WorkerError",

@@ -9,10 +9,16 @@ from job.records.base import Precision, Record
 
 
 class Gpu(Record):
+    """One GPU. What NVML does not tell (of a MIG slice or a vGPU, say) is None or 0."""
+
     name: str
     memory_gib: float
     compute_capability: tuple[int, int]
     used_gib: float = 0.0  # held by anybody before this job
+    index: int = 0  # as nvidia-smi counts
+    processes: tuple[int, ...] = ()  # ids of those that compute on it, as the machine counts them, not the container
+    ecc_errors: int | None = None  # uncorrected ones since the driver was loaded
+    row_remap: Literal["pending", "failed"] | None = None  # of broken rows of its memory
 
 
 class HardwareFacts(Record):
@@ -20,8 +26,24 @@ class HardwareFacts(Record):
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
+    cuda: tuple[int, int] | None = None  # the newest CUDA that the driver knows; None: not told
     cpus: int = 1
     memory_gib: float = 0.0
+    shm_gib: float | None = None  # free in /dev/shm; None: not told, or NCCL is forbidden to use it
+
+
+class TorchBuild(Record):
+    """What the installed torch was compiled for."""
+
+    version: str
+    cuda: str | None  # None: a build without CUDA
+    archs: tuple[str, ...]  # machine code (sm_90) and code that a driver compiles (compute_90)
+
+
+class AllReduce(Record):
+    """A tensor that all GPUs have added up, with the right sum."""
+
+    gb_per_s: float  # bus bandwidth as nccl-tests define it
 
 
 class TensorGroup(Record):
