@@ -3,6 +3,7 @@
 What is so is read elsewhere (`job.facts.hardware`, `job.disk`, ``job.probe.torch_build``); the judgement is pure.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def training_gpus(spec: JobSpec, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
 def read_torch_build(work_dir: Path, env: Mapping[str, str], stop: StopRequest) -> TorchBuild:
     """What torch was compiled for, told by a process that imports it: a second or two, once the files are in memory."""
     # A read-only container may have no other place to write, and a refused job leaves nothing behind.
-    with TemporaryDirectory(dir=work_dir if work_dir.is_dir() else None) as scratch:
+    with TemporaryDirectory(dir=work_dir if os.access(work_dir, os.W_OK) else None) as scratch:
         out = Path(scratch)
         Child("job.probe.torch_build", [out], out / "error.json", out / "log", children_env(env)).wait(stop)
         return read_record(out / "torch_build.json", TorchBuild)

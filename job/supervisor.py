@@ -74,7 +74,8 @@ class Supervisor:
             if manifests[0]:
                 return self._already_finished(outputs, manifests[0])
             inputs = find_inputs(spec, self._env, self._stop)
-            check_machine(spec, inputs, self._env, self._stop)
+            if not self._trained_before():  # an upload needs no GPU
+                check_machine(spec, inputs, self._env, self._stop)
             for output in outputs:
                 self._wait(output.probe_write)
         with self._exclusive():

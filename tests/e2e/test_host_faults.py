@@ -124,6 +124,17 @@ def test_all_faults_are_told_at_once(env, tmp_path):
         assert word in ended.outcome["cause"]
 
 
+def test_a_sick_machine_can_still_upload_what_it_has_trained(env, s3_server):
+    settings = {"JOB_OUTPUT_URI": "s3://bucket/out"}
+    s3_server.faults.plan(method="PUT|POST", path="adapter_model", times=1000)
+    assert run(env | settings).code == 84
+    s3_server.faults.clear()
+
+    ended = run(env | settings | machine(**FAULTS["ECC"][0]))
+
+    assert ended.code == 0, ended.shown
+
+
 def test_check_finds_what_the_run_would_find(env, tmp_path):
     ended = end(start(env | machine(**FAULTS["driver"][0]), "check"), 0)
 
