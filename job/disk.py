@@ -48,9 +48,14 @@ def disks_used(spec: JobSpec, inputs: Inputs) -> list[Disk]:
 
 
 def adapter_bytes(spec: JobSpec, model: ModelFacts) -> int:
-    """At most the size of the adapter: A (r, in) and B (out, r) for every matrix of the model, though ``all-linear``
-    leaves out a few (Hu et al. 2021, section 4.1)."""
-    matrices = [group for group in model.tensors if len(group.shape) == 2]
+    """About the size of the adapter: A (r, in) and B (out, r) for every matrix of the model (Hu et al. 2021, section
+    4.1), a few more than ``all-linear`` takes. Experts are fused into one parameter, which gets none; the shape of a
+    packed 4-bit weight tells nothing."""
+    matrices = [
+        group
+        for group in model.tensors
+        if len(group.shape) == 2 and group.dtype.startswith(("F", "BF")) and ".experts." not in group.name
+    ]
     return _FP32 * spec.lora_r * sum(sum(group.shape) * group.count for group in matrices)
 
 

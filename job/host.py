@@ -77,8 +77,7 @@ def disk_faults(disk: Disk) -> Iterator[Fault]:
     if disk.needed > disk.free:
         names = " and ".join(setting.partition("=")[0] for setting in disk.settings)
         yield Fault(
-            f"The disk of {' and '.join(disk.settings)} has {disk.free / 2**30:,.1f} GiB left; "
-            f"{disk.needed / 2**30:,.1f} GiB are needed.",
+            f"The disk of {' and '.join(disk.settings)} has {_size(disk.free)} left; {_size(disk.needed)} are needed.",
             f"Use a machine with more, or point {names} at a larger disk.",
         )
 
@@ -164,11 +163,16 @@ def _memory_faults(gpu: Gpu) -> Iterator[Fault]:
     elif gpu.row_remap == "pending":
         yield Fault(f"{_name(gpu)} has broken memory that a reset would replace (row remapping is pending).", reset)
     if gpu.ecc_errors:
-        yield Fault(f"{_name(gpu)} has had {gpu.ecc_errors} memory errors that ECC could not correct.", reset)
+        errors = f"{gpu.ecc_errors} memory error{'s' * (gpu.ecc_errors > 1)}"
+        yield Fault(f"{_name(gpu)} has had {errors} that ECC could not correct.", reset)
 
 
 def _name(gpu: Gpu) -> str:
     return f"GPU {gpu.index} ({gpu.name})"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
 def _count(gpus: Sequence[Gpu]) -> str:

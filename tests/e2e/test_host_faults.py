@@ -100,7 +100,7 @@ def test_a_disk_that_is_too_small_for_the_job_is_80_even_where_its_folders_are_y
     ended = run(env | {"JOB_LORA_R": "16384"} | machine(free={str(tmp_path): 2**28}))
 
     assert ended.outcome["cause"].startswith(
-        f"The disk of JOB_WORK_DIR={tmp_path}/work and JOB_OUTPUT_URI={tmp_path}/output has 0.2 GiB left; "
+        f"The disk of JOB_WORK_DIR={tmp_path}/work and JOB_OUTPUT_URI={tmp_path}/output has 256.0 MiB left; "
     )
     assert ended.outcome["fix"] == "Use a machine with more, or point JOB_WORK_DIR and JOB_OUTPUT_URI at a larger disk."
     assert_refused_without_a_trace(ended, tmp_path)

@@ -241,6 +241,22 @@ def test_an_adapter_is_as_large_as_its_two_factors_of_every_matrix(tmp_path):
     assert adapter_bytes(a_job(tmp_path), facts) == 41_943_040 * 4
 
 
+@pytest.mark.parametrize(
+    "without",
+    [
+        TensorGroup(name="model.layers.*.mlp.experts.*.up_proj.weight", shape=(1536, 4096), dtype="BF16", count=12_032),
+        TensorGroup(name="model.layers.*.mlp.up_proj.weight", shape=(8_388_608, 1), dtype="U8", count=32),
+    ],
+    ids=["experts", "packed 4-bit weights"],
+)
+def test_what_gets_no_adapter_or_hides_its_shape_makes_no_room_for_one(without, tmp_path):
+    facts = inputs(tmp_path).model.facts
+
+    more = facts.model_copy(update={"tensors": (*facts.tensors, without)})
+
+    assert adapter_bytes(a_job(tmp_path), more) == adapter_bytes(a_job(tmp_path), facts) > 0
+
+
 def test_a_full_disk_is_told_with_its_place_and_both_sizes():
     full = Disk(("JOB_WORK_DIR=/w", "JOB_OUTPUT_URI=/o"), needed=18 * 2**30, free=5 * 2**30)
 
