@@ -4,14 +4,13 @@ It reads the inputs, proves that the outputs can be written, passes every row th
 It never claims the output, and what it prepares is kept for the run.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from job.console import Console
-from job.errors import UnsuitableHost
+from job.host import check_machine
 from job.inspection import Inputs, find_inputs
 from job.output import Output
 from job.plan import check_host, make_plan
@@ -30,18 +29,21 @@ def run_check(
     Raises:
         JobError: what would end the run.
     """
-    inputs = find_inputs(spec, env, stop, needs_host=False)
-    if gpus is not None:
-        inputs = replace(inputs, hardware=inputs.hardware.model_copy(update={"gpus": gpus}))
+    here = find_inputs(spec, env, stop, needs_host=False)
+    # GPUs that are not here have neither a driver nor neighbours that could be looked at.
+    disks = check_machine(spec, here if gpus is None else _with_gpus(here, ()), env, stop)
+    inputs = here if gpus is None else _with_gpus(here, gpus)
     knows_machine = bool(inputs.hardware.gpus) or spec.strategy == "cpu"
     if knows_machine:
         check_host(spec, inputs.hardware, inputs.model.facts.parameters)
     console.say(f"inputs\n  {', '.join([spec.model, *spec.dataset_uri])} can be read")
+    for disk in disks:
+        where = " and ".join(disk.settings)
+        console.say(f"disk\n  {disk.needed / 2**30:,.1f} GiB of {disk.free / 2**30:,.1f} GiB will be used by {where}")
     for text in spec.output_uri:
         _check_output(text, spec, console, stop)
     with TemporaryDirectory() as scratch:
         shop = open_workshop(spec, env, Path(scratch) / "check.log", stop, console.event)
-        _check_disk(spec, inputs, console)
         task = Task(lambda: make_task(spec, inputs, shop)).result(stop)
         prepared = _check_rows(spec, task, shop, console)
         if not knows_machine:
@@ -52,6 +54,10 @@ def run_check(
     return "Everything was checked and is well."
 
 
+def _with_gpus(inputs: Inputs, gpus: tuple[Gpu, ...]) -> Inputs:
+    return replace(inputs, hardware=inputs.hardware.model_copy(update={"gpus": gpus}))
+
+
 def _check_output(text: str, spec: JobSpec, console: Console, stop: StopRequest) -> None:
     output = Output(text)
     finished = Task(lambda: output.manifest(spec.fingerprint)).result(stop)
@@ -59,24 +65,6 @@ def _check_output(text: str, spec: JobSpec, console: Console, stop: StopRequest)
     console.say(
         f"output\n  {text} can be written" + (", and holds the finished result of this job" if finished else "")
     )
-
-
-def _check_disk(spec: JobSpec, inputs: Inputs, console: Console) -> None:
-    """The model and twice the rows: once as they are, once as tokens.
-
-    Raises:
-        UnsuitableHost: they do not fit.
-    """
-    rows = sum(file.size for source in (*inputs.train, inputs.held_out) if source for file in source.files)
-    weights = 0 if inputs.model.source.is_local else inputs.model.facts.weights_bytes
-    spec.work_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(spec.work_dir).free
-    if (needed := weights + 2 * rows) > free:
-        raise UnsuitableHost(
-            f"JOB_WORK_DIR={spec.work_dir} has {free / 2**30:,.1f} GiB left; {needed / 2**30:,.1f} GiB are needed.",
-            "Give it a larger disk.",
-        )
-    console.say(f"disk\n  {needed / 2**30:,.1f} GiB of {free / 2**30:,.1f} GiB will be used")
 
 
 def _check_rows(spec: JobSpec, task: PrepareTask, shop: Workshop, console: Console) -> Prepared:

@@ -48,10 +48,16 @@ class Source:
         """A folder with the files (or with *only* some of them), downloaded into *cache* unless they are here."""
         if isinstance(self.uri, FileUri):
             return self.uri.path if self.uri.path.is_dir() else self.uri.path.parent
-        folder = cache / self.identity[:24]
-        wanted = self.files if only is None else only
-        self.store.fetch([file for file in wanted if not _is_complete(folder / file.path, file)], folder)
-        return folder
+        self.store.fetch(self.missing(cache, only), self._folder(cache))
+        return self._folder(cache)
+
+    def missing(self, cache: Path, only: Sequence[StoredFile] | None = None) -> list[StoredFile]:
+        """What `localize` has yet to download into *cache*."""
+        wanted = () if self.is_local else self.files if only is None else only
+        return [file for file in wanted if not _is_complete(self._folder(cache) / file.path, file)]
+
+    def _folder(self, cache: Path) -> Path:
+        return cache / self.identity[:24]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Runs ``job.prepare`` as a child process, and keeps what it makes for the next attempt."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,9 +14,8 @@ from job.batch import effective_max_length
 from job.events import EventTail
 from job.inputs import data_files
 from job.inspection import Inputs
-from job.processes import Child, StopRequest
+from job.processes import Child, StopRequest, children_env
 from job.records import PROGRESS, DatasetFacts, GateSettings, Prepared, PrepareTask, Preview
-from job.redact import SECRET_NAME
 from job.rundir import read_record, write_json
 from job.spec import JobSpec
 
@@ -42,13 +40,8 @@ class Workshop:
 
 
 def open_workshop(spec: JobSpec, env: Mapping[str, str], log: Path, stop: StopRequest, show: Show) -> Workshop:
-    """The workshop of a job. Children get *env* without the job's settings, which they read from files, and without
-    credentials, which they need for nothing: whatever a template or a model file makes them do, there is no secret to
-    give away."""
-    children = {n: value for n, value in env.items() if not n.startswith("JOB_") and not SECRET_NAME.fullmatch(n)}
-    path = [str(Path(__file__).resolve().parent.parent), children.get("PYTHONPATH", "")]
-    children["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-    return Workshop(spec.work_dir.absolute() / "cache", log, children, stop, show)
+    """The workshop of a job."""
+    return Workshop(spec.work_dir.absolute() / "cache", log, children_env(env), stop, show)
 
 
 def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop) -> PrepareTask:

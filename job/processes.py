@@ -6,6 +6,7 @@ swallow a stop, and nothing is ever cut between two instructions.
 
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import psutil
 
 from job.child import read_error
 from job.errors import Bug, Interrupted, JobError, UnsuitableHost
+from job.redact import SECRET_NAME
 
 T = TypeVar("T")
 
@@ -81,6 +83,15 @@ class Task(threading.Thread, Generic[T]):
         if self._error is not None:
             raise self._error
         return self._value
+
+
+def children_env(env: Mapping[str, str]) -> dict[str, str]:
+    """*env* without the job's settings, which children read from files, and without credentials, which they need for
+    nothing: whatever a template or a model file makes them do, there is no secret to give away."""
+    children = {n: value for n, value in env.items() if not n.startswith("JOB_") and not SECRET_NAME.fullmatch(n)}
+    path = [str(Path(__file__).resolve().parent.parent), children.get("PYTHONPATH", "")]
+    children["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    return children
 
 
 class Child:

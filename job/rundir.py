@@ -23,6 +23,7 @@ class RunDir:
         self.train_result = root / "train_result.json"
         self.errors = root / "errors"
         self.stop = root / "stop"
+        self.links = root / "links"
         self.log = root / "log.jsonl"
         self.worker_log = root / "worker.log"
         self.adapter = root / "adapter"

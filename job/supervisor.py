@@ -17,6 +17,8 @@ from job.console import Console
 from job.errors import BadSpec, JobError, OutputTaken
 from job.events import EventLog
 from job.forecast import forecast
+from job.gpu_links import prove_links
+from job.host import check_machine
 from job.inputs import ModelSource
 from job.inspection import Inputs, find_inputs
 from job.outcome import failure, success, upload_error
@@ -74,6 +76,8 @@ class Supervisor:
             if manifests[0]:
                 return self._already_finished(outputs, manifests[0])
             inputs = find_inputs(spec, self._env, self._stop)
+            if not self._trained_before():  # an upload needs no GPU
+                check_machine(spec, inputs, self._env, self._stop)
             for output in outputs:
                 self._wait(output.probe_write)
         with self._exclusive():
@@ -95,6 +99,7 @@ class Supervisor:
             plan = make_plan(self._spec, facts, self._wait(lambda: output.decided(self._spec)))
             settled = Decided(quantization=plan.quantization, packing=plan.packing)
             self._wait(lambda: output.mark(self._spec, settled))
+            plan = prove_links(plan, self._run_dir.links, self._shop.env, self._stop)
             self._record_plan(facts, plan)
         with self._timed("prepare"):
             if not inputs.model.source.is_local:

@@ -1,7 +1,8 @@
 """What the processes of one job tell each other: the JSON files of a `RunDir`, each a frozen record.
 
 `Facts` and `Plan` are written by the supervisor, `PrepareTask` too; `Prepared` comes back from ``job.prepare``,
-`PackingProbe` and `Activations` from ``job.probe``, `TrainResult` or `WorkerError` from ``job.train``.
+`PackingProbe`, `Activations`, `TorchBuild` and `AllReduce` from ``job.probe``, `TrainResult` or `WorkerError` from
+``job.train``.
 """
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
@@ -11,7 +12,6 @@ from job.records.facts import (
     Gpu,
     HardwareFacts,
     ModelFacts,
-    PackingProbe,
     TensorGroup,
 )
 from job.records.outcome import Outcome
@@ -29,7 +29,7 @@ from job.records.prepare import (
     PreviewRow,
     SplitStats,
 )
-from job.records.probe import Activations, DryRun, DryRunTask
+from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, PackingProbe, TorchBuild
 from job.records.train import AdapterProof, AddedTokens, LogEntry, TrainResult, TrainTask, WorkerError
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Activations",
     "AdapterProof",
     "AddedTokens",
+    "AllReduce",
     "Allowance",
     "Alternative",
     "ChatTemplateChoice",
@@ -70,6 +71,7 @@ __all__ = [
     "SplitStats",
     "Strategy",
     "TensorGroup",
+    "TorchBuild",
     "TrainResult",
     "TrainTask",
     "WorkerError",

@@ -1,17 +1,23 @@
 """What is so: the machine, the model, the rows."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from job.records.base import Record
-from job.records.probe import DryRun
+from job.records.probe import DryRun, PackingProbe
 
 
 class Gpu(Record):
+    """One GPU. What NVML does not tell (of a MIG slice or a vGPU, say) is None or 0."""
+
     name: str
     memory_gib: float
     compute_capability: tuple[int, int]
     used_gib: float = 0.0  # held by anybody before this job
+    index: int = 0  # as nvidia-smi counts
+    processes: tuple[int, ...] = ()  # ids of those that compute on it, as the machine counts them, not the container
+    ecc_errors: int | None = None  # uncorrected ones since the driver was loaded
+    row_remap: Literal["pending", "failed"] | None = None  # of broken rows of its memory
 
 
 class HardwareFacts(Record):
@@ -19,8 +25,10 @@ class HardwareFacts(Record):
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
+    cuda: tuple[int, int] | None = None  # the newest CUDA that the driver knows; None: not told
     cpus: int = 1
     memory_gib: float = 0.0
+    shm_gib: float | None = None  # free in /dev/shm; None: not told, or NCCL is forbidden to use it
 
 
 class TensorGroup(Record):
@@ -64,13 +72,6 @@ class DatasetFacts(Record):
     trained_share: float  # share of tokens that carry loss, 0..1
     format: str
     format_reason: str
-
-
-class PackingProbe(Record):
-    """Whether a packed neighbour can be seen by a row of this architecture."""
-
-    isolated: bool
-    reason: str
 
 
 class Facts(Record):

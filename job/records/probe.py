@@ -1,4 +1,4 @@
-"""What ``job.probe.activations`` is asked and what it finds."""
+"""What the probes find: of the model by running its code on little or nothing, of the machine by trying it."""
 
 from pathlib import Path
 from typing import Literal
@@ -41,3 +41,24 @@ class DryRun(Record):
     quantized_parameters: int = 0  # of the layers that bitsandbytes would quantize
     largest_linear_parameters: int = 0  # of one such layer: its weight is unpacked whole for its product
     failure: str | None = None  # why this architecture could not be run; all else is then empty
+
+
+class TorchBuild(Record):
+    """What the installed torch was compiled for."""
+
+    version: str
+    cuda: str | None  # None: a build without CUDA
+    archs: tuple[str, ...]  # machine code (sm_90) and code that a driver compiles (compute_90)
+
+
+class AllReduce(Record):
+    """A tensor that all GPUs have added up, with the right sum."""
+
+    gb_per_s: float  # bus bandwidth as nccl-tests define it
+
+
+class PackingProbe(Record):
+    """Whether a packed neighbour can be seen by a row of this architecture."""
+
+    isolated: bool
+    reason: str

@@ -11,6 +11,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 
 from job.errors import AccessDenied, JobError, NetworkExhausted, NotFound
+from job.storage.clock import clock_before_certificate
 from job.storage.transfer import disk_error
 from job.uri import HubUri
 
@@ -29,6 +30,8 @@ def job_error(failure: BaseException, uri: HubUri, place: str, *, writing: bool)
             return disk_error(cause, place, writing=True)
         if isinstance(cause, PermissionError):  # from the client's own storage protocol
             return AccessDenied(f"The Hub's storage refuses {place}.", "Check the token in HF_TOKEN.")
+    if clock := clock_before_certificate(failure, place):
+        return clock
     reason = type(cause).__name__
     return NetworkExhausted(f"{place} could not be reached ({reason}).", "Check the network and HF_ENDPOINT.")
 

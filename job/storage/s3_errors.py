@@ -14,7 +14,8 @@ from botocore.exceptions import (
 )
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
-from job.errors import AccessDenied, JobError, NetworkExhausted, NotFound, UnsuitableHost, UploadIncomplete
+from job.errors import AccessDenied, JobError, NetworkExhausted, NotFound, UploadIncomplete
+from job.storage.clock import SIGNATURE_TOLERANCE_S, clock_before_certificate, seconds_ahead, wrong_clock
 
 BROKEN_STREAM = (HTTPClientError, IncompleteReadError)  # an answer that began and did not end
 
@@ -47,7 +48,7 @@ def job_errors(place: str, *, writing: bool) -> Iterator[None]:
     except ClientError as error:
         raise _refusal(error, place, writing=writing) from error
     except _NETWORK as error:
-        raise unreachable(place, type(error).__name__) from error
+        raise clock_before_certificate(error, place) or unreachable(place, type(error).__name__) from error
     except BotoCoreError as error:  # credentials, profile or settings that the SDK finds missing or unusable
         cause = f"The AWS SDK has no usable credentials or settings for {place} ({type(error).__name__})."
         raise AccessDenied(cause, _NEW_KEYS) from error
@@ -71,8 +72,10 @@ def _refusal(error: ClientError, place: str, *, writing: bool) -> JobError:
         return unreachable(place, said)
     if code in _DAMAGED:
         return UploadIncomplete(f"{place} did not arrive as it was sent ({code}).", "Start the job again.")
-    if code == "RequestTimeTooSkewed":
-        return UnsuitableHost("The clock of this machine is wrong: the store refuses its signatures.", "Set the clock.")
+    ahead_s = seconds_ahead(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"))
+    # The refusal of a HEAD has no code, and not every store has this one.
+    if code == "RequestTimeTooSkewed" or (status in (401, 403) and abs(ahead_s) > SIGNATURE_TOLERANCE_S):
+        return wrong_clock(place, ahead_s)
     if code == "NoSuchBucket" and writing:
         return AccessDenied(f"{place} cannot be written: there is no such bucket.", "Create it, or check its name.")
     if status == 404:

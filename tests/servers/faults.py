@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -65,14 +66,19 @@ class Faults:
         self._planned.clear()
 
 
-class _Quiet(WSGIRequestHandler):
+class _Handler(WSGIRequestHandler):
+    """Quiet, and with the clock of its application."""
+
     def log(self, type: str, message: str, *args: object) -> None:
         pass
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(time.time() + getattr(self.server.app, "ahead_s", 0))
 
 
 def start(app: Any, port: int = 0, tls: ssl.SSLContext | None = None) -> BaseWSGIServer:
     """Serve *app* on a loopback port, 0 for any, until the server's ``shutdown``."""
-    server = make_server("127.0.0.1", port, app, threaded=True, request_handler=_Quiet, ssl_context=tls)
+    server = make_server("127.0.0.1", port, app, threaded=True, request_handler=_Handler, ssl_context=tls)
     server.daemon_threads = True  # type: ignore[attr-defined]
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # connections are cut here on purpose
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()

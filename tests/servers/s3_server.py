@@ -7,6 +7,7 @@ As a process of its own: ``python -m tests.servers.s3_server PORT [BUCKET ...]``
 """
 
 import base64
+import calendar
 import hashlib
 import io
 import re
@@ -69,6 +70,8 @@ class Refused(Exception):
 class S3Server(AbstractContextManager["S3Server"]):
     """``with S3Server() as server: server.make_bucket("b")``; the endpoint is ``server.url``.
 
+    Its clock is *ahead_s* seconds ahead of this machine's, and it refuses signatures that are 15 minutes old or new.
+
     *conditional* is how it treats ``If-None-Match``: "honoured", "refused" (501) or "ignored". With
     *reports_checksums* off it forgets the checksums it was given. ``server.faults.plan(...)`` makes requests fail. With
     *tls_folder* it speaks TLS and leaves its certificate there as ``ca.pem``.
@@ -77,6 +80,7 @@ class S3Server(AbstractContextManager["S3Server"]):
     def __init__(self, port: int = 0, tls_folder: Path | None = None) -> None:
         self.conditional = "honoured"
         self.reports_checksums = True
+        self.ahead_s = 0.0
         self.requests: list[Request] = []
         self.faults = Faults()
         self._lock = threading.Lock()
@@ -90,7 +94,7 @@ class S3Server(AbstractContextManager["S3Server"]):
     def reset(self) -> None:
         """Forget all buckets, requests and faults."""
         moto_api_backend.reset()
-        self.conditional, self.reports_checksums = "honoured", True
+        self.conditional, self.reports_checksums, self.ahead_s = "honoured", True, 0.0
         self.requests.clear()
         self.faults.clear()
 
@@ -125,6 +129,7 @@ class S3Server(AbstractContextManager["S3Server"]):
                 time.sleep(fault.seconds)
             if kind == "reset":
                 return cut(environ)
+            _check_time(request, time.time() + self.ahead_s)
             _check_signature(environ, request)
             _check_body(request)
             self._check_condition(environ, request)
@@ -192,6 +197,12 @@ def _unchunk(framed: bytes) -> tuple[bytes, dict[str, str]]:
         stream.readline()
     lines = [line.decode().strip() for line in stream.read().splitlines() if line.strip()]
     return data, {name.lower(): value for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _check_time(request: Request, now: float) -> None:
+    signed = request.headers.get("x-amz-date", "")
+    if signed and abs(calendar.timegm(time.strptime(signed, "%Y%m%dT%H%M%SZ")) - now) > 15 * 60:
+        raise Refused(403, "RequestTimeTooSkewed")
 
 
 def _check_signature(environ: Environ, request: Request) -> None:

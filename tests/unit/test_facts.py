@@ -3,10 +3,11 @@
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from job.errors import BadData, BadSpec, NotFound
+from job.errors import BadData, BadSpec, NotFound, UnsuitableHost
 from job.facts import hardware
 from job.facts.dataset import choose_files
 from job.facts.gpus import parse_gpus
@@ -14,6 +15,7 @@ from job.facts.model import inspect_model
 from job.inputs import find_dataset, find_model, read_spec_file
 from job.storage import Snapshot, StoredFile, open_store
 from job.uri import parse_uri
+from tests.fakes.nvml import GIB, FakeGpu, FakeNvml
 
 
 def test_no_driver_is_a_fact_and_not_an_error(monkeypatch):
@@ -27,6 +29,59 @@ def test_no_driver_is_a_fact_and_not_an_error(monkeypatch):
     assert facts.gpus == ()
     assert facts.cpus >= 1
     assert facts.memory_gib > 0
+
+
+def inspect_gpus(monkeypatch: pytest.MonkeyPatch, *gpus: FakeGpu, visible: str | None = None, **driver: object):
+    monkeypatch.setattr(hardware, "pynvml", FakeNvml(list(gpus), **driver))
+    return hardware.inspect_hardware({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+
+
+def test_gpus_are_described_as_nvml_tells(monkeypatch):
+    busy = FakeGpu(used=30 * GIB, pids=(7, 8), ecc_errors=3, remapped=(0, 1, 1, 0))
+
+    facts = inspect_gpus(monkeypatch, FakeGpu(), busy, visible="1")
+
+    [gpu] = facts.gpus
+    assert (gpu.index, gpu.memory_gib, gpu.used_gib, gpu.processes) == (1, 80.0, 30.0, (7, 8))
+    assert (gpu.ecc_errors, gpu.row_remap) == (3, "pending")
+    assert (facts.driver, facts.cuda) == ("580.95.05", (13, 0))
+
+
+def test_a_gpu_of_which_nvml_tells_little_is_described_without_it(monkeypatch):
+    little = FakeGpu(pids=None, ecc_errors=None, remapped=None)
+
+    facts = inspect_gpus(monkeypatch, little, cuda=None)
+
+    assert (facts.cuda, facts.gpus[0].processes) == (None, ())
+    assert (facts.gpus[0].ecc_errors, facts.gpus[0].row_remap) == (None, None)
+
+
+def test_what_the_driver_reserves_is_not_held_by_anybody(monkeypatch):
+    assert inspect_gpus(monkeypatch, FakeGpu(used=0, reserved=GIB)).gpus[0].used_gib == 0
+    assert inspect_gpus(monkeypatch, FakeGpu(used=GIB, reserved=None)).gpus[0].used_gib == 1.0
+
+
+def test_a_row_that_could_not_be_replaced_outweighs_one_that_waits(monkeypatch):
+    assert inspect_gpus(monkeypatch, FakeGpu(remapped=(0, 2, 1, 1))).gpus[0].row_remap == "failed"
+
+
+def test_a_gpu_that_has_fallen_off_the_bus_is_the_hosts_fault(monkeypatch):
+    with pytest.raises(UnsuitableHost, match="GPU is lost"):
+        inspect_gpus(monkeypatch, FakeGpu(), FakeGpu(lost=True))
+
+
+@pytest.mark.parametrize(("total", "free", "gib"), [(2**30, 2**29, 0.5), (0, 0, None)])
+def test_shared_memory_is_what_is_left_of_it(monkeypatch, total, free, gib):
+    monkeypatch.setattr(hardware.shutil, "disk_usage", lambda _: SimpleNamespace(total=total, free=free))
+
+    assert hardware.inspect_hardware({}).shm_gib == gib
+    assert hardware.inspect_hardware({"NCCL_SHM_DISABLE": "1"}).shm_gib is None
+
+
+def test_no_shared_memory_is_none_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "SHARED_MEMORY", tmp_path / "nowhere")
+
+    assert hardware.inspect_hardware({}).shm_gib == 0.0
 
 
 @pytest.mark.parametrize(

@@ -153,5 +153,7 @@ def test_the_models_own_limit_bounds_the_length():
 def test_every_choice_carries_its_reason():
     made = plan(facts(H100))
 
-    assert set(made.reasons) == {"max_length", "strategy", "packing", "batch", "precision", "gradient_checkpointing"}
+    assert set(made.reasons) == {
+        "max_length", "strategy", "quantization", "packing", "batch", "precision", "gradient_checkpointing", "memory",
+    }  # fmt: skip
     assert all(made.reasons.values())

@@ -1,0 +1,87 @@
+"""Whether what the job will write fits on the file systems that it will write to. Nothing is written to find out."""
+
+import os
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.inputs import Source
+from job.inspection import Inputs
+from job.records import ModelFacts
+from job.spec import JobSpec
+from job.uri import FileUri, parse_uri
+
+_FP32 = 4  # bytes; adapters are trained and saved in it
+# Room for the adapter and five checkpoints of it (three kept, the best one, the one being written), each with Adam's
+# two moments.
+_ADAPTERS = 1 + 5 * 3
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One file system that the job writes to: *needed* and *free* bytes, and what is written there."""
+
+    settings: tuple[str, ...]
+    needed: int
+    free: int
+
+
+def disks_used(spec: JobSpec, inputs: Inputs) -> list[Disk]:
+    """The file systems of ``JOB_WORK_DIR`` and of the outputs that are folders, neither of which need exist yet.
+
+    Downloads and their temporary files, prepared rows and run files all go to ``JOB_WORK_DIR``; nothing of size goes to
+    TMPDIR.
+    """
+    adapter = adapter_bytes(spec, inputs.model.facts)
+    writes = [(f"JOB_WORK_DIR={spec.work_dir}", spec.work_dir, _work_dir_bytes(spec, inputs) + _ADAPTERS * adapter)]
+    for text in spec.output_uri:
+        uri = parse_uri(text, "output")
+        if isinstance(uri, FileUri):
+            writes.append((f"JOB_OUTPUT_URI={text}", uri.path, adapter))
+    by_device = defaultdict(list)
+    for setting, path, size in writes:
+        place = _nearest(path)
+        by_device[place.stat().st_dev].append((setting, place, size))
+    # Some file systems name no size; whether they can be written is for the write probe to find out.
+    return [_disk(group) for group in by_device.values() if shutil.disk_usage(group[0][1]).total]
+
+
+def adapter_bytes(spec: JobSpec, model: ModelFacts) -> int:
+    """About the size of the adapter: A (r, in) and B (out, r) for every matrix of the model (Hu et al. 2021, section
+    4.1), a few more than ``all-linear`` takes. Experts are fused into one parameter, which gets none; the shape of a
+    packed 4-bit weight tells nothing."""
+    matrices = [
+        group
+        for group in model.tensors
+        if len(group.shape) == 2 and group.dtype.startswith(("F", "BF")) and ".experts." not in group.name
+    ]
+    return _FP32 * spec.lora_r * sum(sum(group.shape) * group.count for group in matrices)
+
+
+def _work_dir_bytes(spec: JobSpec, inputs: Inputs) -> int:
+    """What is yet to be downloaded, and the rows once more as tokens. An earlier attempt's tokens may be this job's:
+    that they stand there already must not keep the job from running again."""
+    cache = spec.work_dir.absolute() / "cache"
+    rows = [source for source in (*inputs.train, inputs.held_out) if source]
+    downloads = _missing(inputs.model.source, cache / "models") + sum(
+        _missing(source, cache / "datasets") for source in rows
+    )
+    tokens = sum(file.size for source in rows for file in source.files)
+    prepared = sum(path.stat().st_size for path in (cache / "prepared").rglob("*") if path.is_file())
+    return downloads + max(0, tokens - prepared)
+
+
+def _missing(source: Source, cache: Path) -> int:
+    return sum(file.size for file in source.missing(cache))
+
+
+def _nearest(path: Path) -> Path:
+    """*path*, or the folder above it that exists and may be seen."""
+    absolute = path.absolute()
+    return next(place for place in (absolute, *absolute.parents) if os.path.exists(place))  # noqa: PTH110 (never raises)
+
+
+def _disk(group: list[tuple[str, Path, int]]) -> Disk:
+    settings, places, sizes = zip(*group, strict=True)
+    return Disk(settings, sum(sizes), shutil.disk_usage(places[0]).free)
