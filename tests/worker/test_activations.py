@@ -14,18 +14,25 @@ from transformers import AutoConfig
 
 from job.activations import Adapter, activations, is_masked
 from job.probe import activations as probe
+from job.probe.layers import Depths
 from job.records import Activations, DryRun, DryRunTask, Precision
 from tests.models import MODELS
 
 ALL = ("all-linear",)
 TINY = {
-    "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "vocab_size": 128, "pad_token_id": 0,
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "vocab_size": 128,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "pad_token_id": 0,
 }  # fmt: skip
-GROUPED = TINY | {"num_key_value_heads": 2}
-EAGER = TINY | {"head_dim": 16}
-EXPERTS = EAGER | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-KINDS = {"llama": TINY, "qwen2": GROUPED, "phi": TINY, "gemma2": EAGER, "qwen3_moe": EXPERTS}
+EXPERTS = TINY | {
+    "model_type": "qwen3_moe", "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32
+}  # fmt: skip
+KINDS = {
+    "llama": TINY,
+    "qwen2": TINY | {"model_type": "qwen2", "num_key_value_heads": 2},
+    "phi": TINY | {"model_type": "phi"},
+    "gemma2": TINY | {"model_type": "gemma2", "head_dim": 16},
+    "qwen3_moe": EXPERTS,
+}
 FORMULA = [
     "meta-llama/Llama-3.1-8B", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen3-8B", "mistralai/Mistral-7B-v0.3", "google/gemma-7b",
     "google/gemma-2-2b-it", "google/gemma-2-27b-it", "microsoft/phi-2", "microsoft/phi-4", "Qwen/Qwen2.5-32B",
@@ -37,13 +44,13 @@ def task(dropout: float = 0.0, masked: bool = False, tokens: int = 211, **change
     return DryRunTask(**{**settings, "tokens": tokens, "masked": masked, **changes})
 
 
-def dry_run(model_type: str, sizes: dict[str, Any], asked: DryRunTask) -> DryRun:
-    return probe.measure(AutoConfig.for_model(model_type, **sizes), asked, FakeTensorMode())
+def dry_run(config: dict[str, Any], asked: DryRunTask) -> DryRun:
+    return probe.measure(AutoConfig.for_model(**config), asked, FakeTensorMode())
 
 
-def tiny_model(model_type: str, asked: DryRunTask, dtype: Precision) -> torch.nn.Module:
+def tiny_model(kind: str, asked: DryRunTask, dtype: Precision) -> torch.nn.Module:
     with torch.device("meta"):
-        base = probe._base_model(AutoConfig.for_model(model_type, **KINDS[model_type]), asked.masked)
+        base = probe._base_model(AutoConfig.for_model(**KINDS[kind]), asked.masked)
         model = get_peft_model(base, probe._lora(asked), autocast_adapter_dtype=False).train()
     probe._fill(model, probe.DTYPES[dtype])
     return model
@@ -54,17 +61,16 @@ def peaks(found: Activations) -> tuple[float, float]:
     return found.saved + found.transient, found.boundary + found.layer + found.transient
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("dropout", "masked"), [(0.0, False), (0.1, True)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_fake_tensors_live_exactly_as_long_as_real_ones(kind, dropout, masked):
     if kind == "qwen3_moe":
         dropout = 0.0  # PEFT's adapters of experts have none
     asked = task(dropout, masked)
 
-    real = probe.measure(AutoConfig.for_model(kind, **KINDS[kind]), asked, nullcontext())
+    real = probe.measure(AutoConfig.for_model(**KINDS[kind]), asked, nullcontext())
 
-    assert dry_run(kind, KINDS[kind], asked) == real
+    assert dry_run(KINDS[kind], asked) == real
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
@@ -74,9 +80,9 @@ def test_the_counted_peak_is_the_peak_of_the_real_allocator(kind, dtype):
     probe._step(model, 31)  # what is allocated once is not the step's
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        _, peak = probe._step(model, 997)
+        _, peak = probe._step(model, 331)
 
-    assert peak.of_a_token * 997 + peak.fixed == pytest.approx(allocated_peak(profiler), rel=0.02)
+    assert peak.of_a_token * 331 + peak.fixed == pytest.approx(allocated_peak(profiler), rel=0.02)
 
 
 def allocated_peak(profiler: profile) -> int:
@@ -90,7 +96,7 @@ def allocated_peak(profiler: profile) -> int:
 
 def test_what_is_kept_is_what_autograd_saves_in_a_plain_forward_pass():
     """Nothing of the probe takes part but its model: no dispatch mode, no stand-in for attention."""
-    model, tokens = tiny_model("llama", task(), "bf16"), 997
+    model, tokens = tiny_model("llama", task(), "bf16"), 331
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     saved = {}
 
@@ -105,19 +111,37 @@ def test_what_is_kept_is_what_autograd_saves_in_a_plain_forward_pass():
     kept = sum(storage.nbytes() for storage in saved.values())
 
     assert hidden.last_hidden_state.requires_grad
-    assert dry_run("llama", TINY, task(tokens=997)).activations["bf16"].saved * tokens == pytest.approx(kept, rel=0.02)
+    assert dry_run(TINY, task(tokens=331)).activations["bf16"].saved * tokens == pytest.approx(kept, rel=0.02)
 
 
-@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
-@pytest.mark.parametrize("targets", [ALL, ("q_proj", "v_proj")], ids=["all", "qv"])
 @pytest.mark.parametrize("name", FORMULA)
-def test_the_formula_is_within_5_percent_of_the_dry_run(name, targets, dropout, masked):
-    config = MODELS[name][1]
-    if name == "microsoft/phi-4" and targets != ALL:
-        targets = ("qkv_proj", "o_proj")
-    found = dry_run(config["model_type"], config, task(dropout, masked, tokens=2048, target_modules=targets))
+def test_the_formula_is_within_5_percent_of_the_dry_run(name, dropout):
+    check_formula(name, ALL, dropout, masked=False)
 
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B", "google/gemma-2-27b-it", "microsoft/phi-2"])
+def test_the_formula_knows_masks(name):
+    check_formula(name, ALL, 0.0, masked=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("Qwen/Qwen3-8B", ("q_proj", "v_proj")),
+        ("google/gemma-7b", ("q_proj", "v_proj")),
+        ("meta-llama/Llama-3.1-8B", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ("meta-llama/Llama-3.1-8B", ("gate_proj", "up_proj", "down_proj")),
+        ("microsoft/phi-4", ("qkv_proj", "o_proj")),
+    ],
+)
+def test_the_formula_knows_which_modules_are_adapted(name, targets):
+    check_formula(name, targets, 0.05, masked=False)
+
+
+def check_formula(name: str, targets: tuple[str, ...], dropout: float, masked: bool) -> None:
+    config = MODELS[name][1]
+    found = dry_run(config, task(dropout, masked, tokens=2048, target_modules=targets))
     for dtype, measured in found.activations.items():
         formula = activations(config, Adapter(dtype, 16, dropout, targets), 2048, masked)
         assert peaks(formula) == pytest.approx(peaks(measured), rel=0.05)
@@ -148,17 +172,21 @@ def test_rows_as_long_as_a_sliding_window_are_masked(tokens, masked, padded):
 
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-405B", "google/gemma-2-27b-it", "Qwen/Qwen3-30B-A3B"])
 def test_two_shallow_models_say_what_the_whole_one_holds(name, monkeypatch):
-    config = MODELS[name][1] | {"num_hidden_layers": 12}
-    asked = task(adapter_dtypes=("fp32",))
-    shallow = dry_run(config["model_type"], config, asked)
-    monkeypatch.setattr(probe, "depths", lambda layers, config: probe.Depths(12, 12, 12))
+    config, asked = MODELS[name][1] | {"num_hidden_layers": 9}, task(adapter_dtypes=("fp32",))
+    shallow = dry_run(config, asked)
+    monkeypatch.setattr(probe, "depths", lambda layers, config: Depths(9, 9, 9))
+    whole = dry_run(config, asked)
 
-    assert shallow.model_dump() == pytest.approx(dry_run(config["model_type"], config, asked).model_dump())
+    for part in ("activations", "fixed"):
+        one, other = (getattr(found, part)["fp32"].model_dump(exclude={"source"}) for found in (shallow, whole))
+        assert one == pytest.approx(other, rel=0.001, abs=100)
+    assert shallow.adapter_parameters == whole.adapter_parameters
+    assert shallow.quantized_parameters == whole.quantized_parameters
 
 
 def test_the_model_says_what_adapters_and_quantization_apply_to():
     config = MODELS["meta-llama/Llama-3.1-8B"][1]
-    found = dry_run("llama", config, task(adapter_dtypes=("bf16",)))
+    found = dry_run(config, task(adapter_dtypes=("bf16",)))
     layer = 2 * (4096 + 1024) * 4096 + 3 * 4096 * 14336
     adapter = 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
 
@@ -168,15 +196,15 @@ def test_the_model_says_what_adapters_and_quantization_apply_to():
 
 
 def test_fused_experts_are_not_quantized_but_adapted():
-    found = dry_run("qwen3_moe", EXPERTS, task(adapter_dtypes=("bf16",)))
+    found = dry_run(EXPERTS, task(adapter_dtypes=("bf16",)))
 
-    assert found.largest_linear_parameters == 64 * 64  # of attention; an expert has 64 × 64 too, all of them more
+    assert found.largest_linear_parameters == 64 * 64  # of attention: experts are no linear layers
     assert found.quantized_parameters == 4 * 4 * 64 * 64
     assert found.fixed["bf16"].saved >= 4 * 2 * 4 * (64 * 64 + 32 * 64)  # experts merged with their adapters
 
 
 def test_an_architecture_that_cannot_be_run_is_told_and_not_raised(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_moe", **EXPERTS}))
+    (tmp_path / "config.json").write_text(json.dumps(EXPERTS))
     found = probe.dry_run(task(0.1, model_path=tmp_path))  # PEFT refuses dropout over experts
 
     assert "lora_dropout" in found.failure
