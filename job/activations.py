@@ -7,11 +7,12 @@ tensors, and a test holds the two within 5 % of each other. Of a decoder layer a
 - 4 for each element a norm reads: transformers' RMSNorm works on a float32 copy; autocast has LayerNorm read one too;
 - 2 for each element of query, key, value and output of attention, and 4 per head (log-sum-exp);
 - 6 for each element in the middle of a gated MLP: gate, its activation, up;
-- what the adapters read: 2 per element, once for all modules that read the same tensor, if adapters have its dtype and no
-  dropout. Else each module keeps its own cast or dropped copy, and with dropout one byte more: CUDA's mask is boolean;
+- what the adapters read: 2 per element, once for all modules that read the same tensor, if adapters have its dtype and
+  no dropout. Else each module keeps its own cast or dropped copy, with dropout one byte more: CUDA's mask is boolean;
 - 2 for each of the r elements between lora_A and lora_B.
 
-Frozen weights keep no inputs: neither ``nn.Linear`` nor bitsandbytes' 4-bit product (autograd/_functions.py, MatMul4Bit).
+Frozen weights keep no inputs: not in ``nn.Linear``, nor in bitsandbytes' 4-bit product (autograd/_functions.py,
+``MatMul4Bit``).
 """
 
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ class Adapter(NamedTuple):
     r: int
     dropout: float
     target_modules: tuple[str, ...]  # ("all-linear",) or names of modules
+
+    def has(self, module: str) -> bool:
+        return module in self.target_modules or self.target_modules == ("all-linear",)
 
 
 class _Family(NamedTuple):
@@ -147,8 +151,7 @@ def _reads(family: _Family, sizes: _Sizes) -> list[_Read]:
 
 
 def _adapters(read: _Read, adapter: Adapter) -> float:
-    every = adapter.target_modules == ("all-linear",)
-    count = len(read.modules) if every else len(set(read.modules) & set(adapter.target_modules))
+    count = sum(adapter.has(module) for module in read.modules)
     if not count:
         return 0
     if adapter.dropout:
@@ -176,16 +179,18 @@ def _attention(family: _Family, sizes: _Sizes, tokens: int, masked: bool) -> flo
 def _moment(family: _Family, sizes: _Sizes, adapter: Adapter) -> float:
     """Bytes that the backward pass of a layer needs beyond what it kept, at the fullest moment.
 
-    The gradient of the MLP's middle from the base and from the adapter, in the adapter's dtype, before they are summed; fitted
-    to the dry run of Llama, Qwen, Gemma and Phi.
+    That is in its MLP: gradients of the middle, from the base and from the adapter in its dtype, before their sum. The
+    smaller terms are fitted to the dry run of Llama, Qwen, Gemma and Phi.
     """
     hidden, middle = sizes.hidden, sizes.intermediate
     if family.parallel:
         return 40 * hidden
+    if not adapter.has("down_proj"):
+        return 6 * middle - 2 * hidden
     more = 4 * hidden if family.norms > 2 else 0
     if adapter.dtype == "fp32":
         return (10 if adapter.dropout else 6) * middle + 6 * hidden + more
-    return more + (2 * middle + 6 * hidden if adapter.dropout else 4 * middle - 2 * hidden)
+    return (2 * middle + 6 * hidden if adapter.dropout else 4 * middle - 2 * hidden) + more
 
 
 def knows(config: dict[str, Any]) -> bool:

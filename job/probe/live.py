@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_iter, tree_map_only
 
 # Operations that autocast runs in float32 on CUDA but not on a CPU (docs of torch.amp, "CUDA Ops that can autocast to
 # float32"); those that language models use.
@@ -85,8 +85,12 @@ class GpuKernels(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention:
             return _FusedAttention.apply(*args[:3], kwargs.get("attn_mask"))  # type: ignore[no-untyped-call]
         if func.__name__ in _FLOAT32 and torch.is_autocast_enabled("cpu") and kwargs.get("dtype") is None:
-            args = tuple(arg.float() if isinstance(arg, torch.Tensor) and arg.dtype in _HALVES else arg for arg in args)
+            args, kwargs = tree_map_only(torch.Tensor, _float, (args, kwargs))
         return func(*args, **kwargs)
+
+
+def _float(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in _HALVES else tensor
 
 
 def _dropout(hidden: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
