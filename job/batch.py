@@ -62,9 +62,7 @@ def _packing(
     packs = number_of_packs(rows * mean / max_length)
     off = _packing_objection(spec, facts, max_length, packs, num_processes)
     if off is None:
-        reasons["packing"] = (
-            f"on: {packs} packs of {max_length} tokens hold about {rows} rows of {mean:.0f} tokens on average"
-        )
+        reasons["packing"] = f"on: {_packs(packs, max_length)} hold about {rows} rows of {mean:.0f} tokens on average"
         return True, packs
     reasons["packing"] = f"off: {off}"
     return False, rows
@@ -91,7 +89,7 @@ def _packing_objection(spec: JobSpec, facts: Facts, max_length: int, packs: int,
         return _unless_asked(spec, facts.packing.reason, "Set JOB_PACKING=false or leave it unset.")
     if packs % num_processes:
         enough = math.ceil(num_processes * max_length / mean)
-        reason = f"{packs} packs of {max_length} tokens cannot be shared by {num_processes} processes"
+        reason = f"{_packs(packs, max_length)} cannot be shared by {num_processes} processes"
         return _unless_asked(spec, reason, f"Set JOB_GLOBAL_BATCH_SIZE={enough}, or leave JOB_PACKING unset.")
     if spec.packing is True:
         return None
@@ -121,3 +119,7 @@ def _share(spec: JobSpec, rows: int, num_processes: int) -> int:
             f"Set it to a divisor of {share}.",
         )
     return share
+
+
+def _packs(number: int, max_length: int) -> str:
+    return f"{number} pack{'s' * (number > 1)} of {max_length} tokens"

@@ -118,6 +118,7 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         packing=case.batch.packing,
         masked=is_masked(case.facts.model.config, case.batch.longest, per_device > 1, case.batch.packing),
         optim=case.spec.optim,
+        dropout=case.spec.lora_dropout > 0,
     )
     smallest_gib = min(gpu.memory_gib for gpu in case.facts.hardware.gpus)
     memory = estimate(case.parameters, _activations(case, setup), setup, smallest_gib)

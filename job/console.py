@@ -145,10 +145,10 @@ def forecast_lines(spec: JobSpec, forecast: Forecast, num_gpus: int) -> Iterator
     if forecast.hours is None or forecast.tokens is None:
         yield f"{'time':<24} not known: the number of rows is not"
         return
-    tokens = f"{forecast.tokens / 1e6:,.1f}M tokens"
-    yield f"{'time':<24} {forecast.steps:,} steps, {tokens}, {forecast.hours:,.2f} h of training"
+    duration = _duration(forecast.hours * 3600)
+    yield f"{'time':<24} {forecast.steps:,} steps, {forecast.tokens:,} tokens, {duration} of training"
     if forecast.cost is not None:
-        yield f"{'cost':<24} {forecast.cost:,.2f}: {num_gpus} GPUs × {forecast.hours:,.2f} h × {spec.gpu_hour_price:g}"
+        yield f"{'cost':<24} {forecast.cost:,.2f} for {num_gpus} × {duration} at {spec.gpu_hour_price:g} an hour"
 
 
 def _duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ def forecast(spec: JobSpec, plan: Plan, dataset: DatasetFacts, tokens_per_s: flo
         why=why,
         steps=steps,
         tokens=tokens,
-        hours=round(hours, 3) if hours is not None else None,
+        hours=round(hours, 4) if hours is not None else None,
         cost=_cost(spec, hours, plan.num_processes),
     )
 

@@ -55,6 +55,7 @@ class Setup:
     packing: bool
     masked: bool  # attention gets a mask and looks at all pairs of tokens
     optim: str
+    dropout: bool
 
     @property
     def tokens(self) -> int:
@@ -78,6 +79,7 @@ def estimate(parameters: Parameters, activations: Activations, setup: Setup, mem
     kept = [_base(parameters, setup), _gathered(parameters, setup), *_adapter(parameters, setup)]
     passing = [
         _activations(activations, setup),
+        _int8_inputs(parameters, setup),
         _peak(parameters, activations, setup),
     ]
     slack = MemoryItem(
@@ -107,7 +109,7 @@ def _base(parameters: Parameters, setup: Setup) -> MemoryItem:
     if setup.shards_base:
         why = f"{whole / GIB:.1f} GiB ({held}) shared by {setup.num_processes} GPUs"
         return MemoryItem(name="base weights", gib=whole / setup.num_processes / GIB, why=why)
-    return MemoryItem(name="base weights", gib=whole / GIB, why=f"{parameters.total / 1e9:.2f}B, {held}")
+    return MemoryItem(name="base weights", gib=whole / GIB, why=f"{parameters.total / 1e6:,.1f}M parameters, {held}")
 
 
 def _gathered(parameters: Parameters, setup: Setup) -> MemoryItem:
@@ -149,6 +151,15 @@ def _activations(activations: Activations, setup: Setup) -> MemoryItem:
         gib=per_token * setup.tokens / GIB,
         why=f"{setup.per_device} × {setup.length} tokens × {per_token / 2**20:.2f} MiB, {what} ({activations.source})",
     )
+
+
+def _int8_inputs(parameters: Parameters, setup: Setup) -> MemoryItem:
+    """bitsandbytes' 8-bit product holds on to its input by other means than autograd's (0.50, autograd/_functions.py,
+    MatMul8bitLt: ``ctx.tensors``), so that checkpointing cannot let go of it. Without checkpointing the adapters keep
+    the same tensors, unless dropout has made them copies."""
+    needed = setup.quantization == "int8" and (setup.gradient_checkpointing or setup.dropout)
+    gib = BYTES["bf16"] * parameters.linear_inputs * setup.tokens / GIB if needed else 0
+    return MemoryItem(name="inputs of int8 layers", gib=gib, why="which checkpointing does not free")
 
 
 def _peak(parameters: Parameters, activations: Activations, setup: Setup) -> MemoryItem:

@@ -28,6 +28,7 @@ class Parameters:
     active_share: float  # of the experts' elements, that one token passes through
     hidden: int  # width of the hidden states
     attention_width: int  # of all heads' queries together
+    linear_inputs: int  # elements of a token that the layers' linear modules read, each tensor once
     adapter: int  # trained
 
     @property
@@ -60,6 +61,7 @@ def count_parameters(model: ModelFacts, lora_r: int, target_modules: tuple[str, 
         active_share=_active_share(model),
         hidden=_hidden(model),
         attention_width=_attention_width(model),
+        linear_inputs=layers_of(model) * (2 * _hidden(model) + _attention_width(model) + _intermediate(model)),
         adapter=sum(lora_r * sum(g.shape) * g.count for g in linear if _is_targeted(g, target_modules)),
     )
 
@@ -101,6 +103,10 @@ def _hidden(model: ModelFacts) -> int:
 def _attention_width(model: ModelFacts) -> int:
     heads, head_dim = model.config.get("num_attention_heads"), model.config.get("head_dim")
     return int(heads * head_dim) if heads and head_dim else _hidden(model)
+
+
+def _intermediate(model: ModelFacts) -> int:
+    return int(model.config.get("intermediate_size") or 4 * _hidden(model))  # GPT-2's and its descendants' habit
 
 
 def _active_share(model: ModelFacts) -> float:

@@ -45,8 +45,10 @@ def run_plan(
         facts = gather(spec, inputs, folder, lambda: _rows(spec, inputs, shop), shop)
     plan = make_plan(spec, facts)
     stream.write(plan.model_dump_json() + "\n" if as_json else to_text(spec, facts, plan))
-    where = f"{plan.num_processes} × {facts.hardware.gpus[0].name}" if plan.use_gpu else "the CPU"
-    return f"{spec.model} would be trained by {plan.strategy} on {where}."
+    where = (
+        f"by {plan.strategy} on {plan.num_processes} × {facts.hardware.gpus[0].name}" if plan.use_gpu else "on the CPU"
+    )
+    return f"{spec.model} would be trained {where}."
 
 
 def _rows(spec: JobSpec, inputs: Inputs, shop: Workshop) -> DatasetFacts:
@@ -65,7 +67,8 @@ def _rows(spec: JobSpec, inputs: Inputs, shop: Workshop) -> DatasetFacts:
 
 def to_text(spec: JobSpec, facts: Facts, plan: Plan) -> str:
     """*plan* for a person."""
-    lines = [f"{name.replace('_', ' '):<24} {reason}" for name, reason in plan.reasons.items()]
+    given = {"model": f"{spec.model}: {facts.model.parameters / 1e6:,.1f}M parameters", "rows": _given(facts.dataset)}
+    lines = [f"{name.replace('_', ' '):<24} {reason}" for name, reason in (given | plan.reasons).items()]
     if plan.memory:
         lines += ["", *_memory(plan.memory)]
     if plan.forecast:
@@ -73,6 +76,14 @@ def to_text(spec: JobSpec, facts: Facts, plan: Plan) -> str:
     if plan.alternatives:
         lines += ["", *_alternatives(plan)]
     return "\n".join(lines) + "\n"
+
+
+def _given(rows: DatasetFacts) -> str:
+    if not rows.rows:
+        return f"none: JOB_DATASET_URI is not set, so each is taken to have {rows.max_tokens} tokens"
+    about = "about " if rows.sampled else ""
+    count = f"{about}{rows.epoch_rows:,}" if rows.epoch_rows else "many"
+    return f"{count} of {rows.mean_tokens:.0f} tokens on average"
 
 
 def _memory(memory: MemoryEstimate) -> Iterable[str]:

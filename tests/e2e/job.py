@@ -19,6 +19,7 @@ class Ended:
     code: int
     outcome: dict[str, Any]
     shown: str  # stderr
+    printed: str  # stdout
     seconds: float
 
 
@@ -35,7 +36,7 @@ def end(process: "subprocess.Popen[str]", began: float, timeout_s: float = 180) 
     out, err = process.communicate(timeout=timeout_s)
     outcome = json.loads(out.splitlines()[-1])
     assert outcome["code"] == process.returncode, "the last line of stdout says another code than the exit status"
-    return Ended(process.returncode, outcome, err, time.monotonic() - began)
+    return Ended(process.returncode, outcome, err, out, time.monotonic() - began)
 
 
 def run(env: dict[str, str]) -> Ended:

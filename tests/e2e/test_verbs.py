@@ -1,6 +1,8 @@
 """`check` and `preview`: what can be known without a GPU, with the exit code of the run and without its traces."""
 
 import json
+import shutil
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def test_a_plan_is_made_for_gpus_that_are_not_here(env):
     ended = verb(env, "check", "--gpus", "2xA100-80GB")
 
     assert ended.code == 0, ended.shown
-    assert "ddp over 2 processes on 2 × NVIDIA A100-SXM4-80GB" in ended.shown
+    assert "ddp over 2 × NVIDIA A100-SXM4-80GB" in ended.shown
 
 
 def test_a_gpu_that_is_not_known_is_78_with_those_that_are(env):
@@ -43,6 +45,54 @@ def test_a_gpu_that_is_not_known_is_78_with_those_that_are(env):
 
     assert ended.code == 78
     assert "A100-80GB" in ended.outcome["cause"]
+
+
+def test_a_plan_shows_memory_time_cost_and_what_it_was_chosen_from(env):
+    ended = verb(env | {"JOB_GPU_HOUR_PRICE": "1.5"}, "plan", "--gpus", "L4:2")
+
+    assert ended.code == 0, ended.shown
+    for word in ("memory of one GPU", "base weights", "tokens/s", "steps", "at 1.5 an hour", "fsdp", "of 20.25"):
+        assert word in ended.printed
+
+
+def test_a_plan_asks_for_no_rows_and_no_output_and_is_json_for_programs(env, tmp_path):
+    few = {"JOB_MODEL": env["JOB_MODEL"], "JOB_WORK_DIR": str(tmp_path / "work")}
+
+    ended = verb(few, "plan", "--json", "--gpus", "H100")
+    again = verb(few, "plan", "--gpus", "H100")
+
+    plan = json.loads(ended.printed.splitlines()[0])
+    assert (ended.code, plan["strategy"], plan["quantization"]) == (0, "single", "none")
+    assert "none: JOB_DATASET_URI is not set" in again.printed
+    assert again.seconds < 2  # from what the first one has kept
+
+
+def test_a_plan_that_no_gpu_holds_is_78_with_one_that_does(env, tmp_path):
+    folder = tmp_path / "giant"
+    shutil.copytree(env["JOB_MODEL"], folder)
+    write_headers(folder, layers=80, hidden=8192, intermediate=28672)
+
+    ended = verb(env | {"JOB_MODEL": str(folder), "JOB_CPU_OFFLOAD": "false"}, "plan", "--gpus", "T4")
+
+    assert ended.code == 78
+    assert "does not fit on 1 × Tesla T4" in ended.outcome["cause"]
+    assert "Take 1 ×" in ended.outcome["fix"]
+
+
+def write_headers(folder: Path, layers: int, hidden: int, intermediate: int) -> None:
+    """The header of a large model's weights, without the weights."""
+    shapes = {"embed_tokens": (320, hidden), "lm_head": (320, hidden)}
+    for layer in range(layers):
+        shapes |= {f"layers.{layer}.self_attn.{name}": (hidden, hidden) for name in ("q_proj", "o_proj")}
+        shapes |= {
+            f"layers.{layer}.mlp.{name}": (intermediate, hidden) for name in ("gate_proj", "up_proj", "down_proj")
+        }
+    tensors = {f"model.{n}.weight": {"dtype": "BF16", "shape": s, "data_offsets": [0, 0]} for n, s in shapes.items()}
+    header = json.dumps(tensors).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    config = json.loads((folder / "config.json").read_text())
+    sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": intermediate}
+    (folder / "config.json").write_text(json.dumps(config | sizes | {"num_attention_heads": 64, "head_dim": 128}))
 
 
 @pytest.mark.parametrize(
