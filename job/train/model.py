@@ -19,8 +19,10 @@ def load_base(plan: Plan, task: TrainTask, device: torch.device) -> PreTrainedMo
     """
     settings: dict[str, Any] = {}
     if plan.quantization != "none":
-        # Never "auto", which would split the model over the GPUs of a node instead of running DDP.
-        settings = {"quantization_config": quantization_config(plan), "device_map": {"": device}}
+        settings["quantization_config"] = quantization_config(plan)
+        if plan.strategy != "zero3":  # which allows none, and takes the current device
+            # Never "auto", which would split the model over the GPUs of a node instead of running DDP.
+            settings["device_map"] = {"": device}
     model = AutoModelForCausalLM.from_pretrained(
         task.model_path, dtype=DTYPES[plan.precision], use_safetensors=True, **settings
     )
