@@ -50,10 +50,6 @@ def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir,
         "report_to": "none",
         "disable_tqdm": True,
     }
-    if plan.strategy == "fsdp":
-        # torch 2.13 fails where gradients are kept over micro-batches and a module was not called, as the head is not by
-        # TRL's fused loss (pytorch #194058). Summing an adapter's over the GPUs each time costs next to nothing.
-        settings["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
     if task.has_eval:
         settings |= {
             "eval_strategy": "steps",

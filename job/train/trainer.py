@@ -5,13 +5,13 @@ from typing import Any
 
 from peft import PeftModel
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerState
 from trl import SFTTrainer
 
 from job.checkpoints import is_complete
 from job.errors import Bug
 from job.records import Plan, TrainTask
+from job.train.fsdp import gather_head, leave_outputs_unrounded
 from job.train.model import DTYPES, hold_adapter_in
 from job.train.proof import TOKEN_ROWS
 from job.train.save import save_adapter, whole_adapter
@@ -28,7 +28,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         show_bias(self.model)
         hold_adapter_in(self.model, DTYPES[plan.adapter_dtype])
         if plan.strategy == "fsdp":
-            _leave_outputs_unrounded(self, plan)
+            leave_outputs_unrounded(self.accelerator, plan)
+            gather_head(self.model)
 
     def _recall(self, checkpoint: Path) -> int:
         """Count tokens on from *checkpoint*, as upstream counts steps; its step.
@@ -60,10 +61,3 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             folder = Path(output_dir or self.args.output_dir)
             save_adapter(self.adapted_model, tensors, self.processing_class, self.task, folder)
 
-
-def _leave_outputs_unrounded(trainer: SFTTrainer, plan: Plan) -> None:
-    """Accelerate's policy rounds the model's outputs to 16 bits. Here those are log-probabilities: the sum of a
-    sequence's would lose all but three digits. Gradients are summed in float32, as under DDP."""
-    dtype = DTYPES[plan.precision]
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=DTYPES["fp32"], output_dtype=None)
-    trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy

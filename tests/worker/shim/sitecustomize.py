@@ -23,6 +23,10 @@ def say_they_know_bf16(import_utils: ModuleType) -> None:
     import_utils.is_torch_bf16_gpu_available = lambda: True
 
 
+def pin_nothing(torch: ModuleType) -> None:
+    torch.Tensor.pin_memory = lambda tensor, *_: tensor
+
+
 class PatchWhenImported(importlib.abc.MetaPathFinder):
     """Most processes that start with this PYTHONPATH import none of *patches*: they should not pay for them."""
 
@@ -45,5 +49,9 @@ class PatchWhenImported(importlib.abc.MetaPathFinder):
 
 
 if "LOCAL_RANK" in os.environ:
-    patches = {"accelerate.state": say_there_are_gpus, "transformers.utils.import_utils": say_they_know_bf16}
+    patches = {
+        "torch": pin_nothing,
+        "accelerate.state": say_there_are_gpus,
+        "transformers.utils.import_utils": say_they_know_bf16,
+    }
     sys.meta_path.insert(0, PatchWhenImported(patches))
