@@ -49,5 +49,5 @@ def hold_adapter_in(model: nn.Module, dtype: torch.dtype) -> None:
     """The trainable parameters of *model* in *dtype*, whatever upstream chose: PEFT float32 over a 16-bit base, TRL
     bfloat16 over a quantized one, even on a GPU that has only float16 and where its gradients cannot be unscaled."""
     for parameter in model.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)

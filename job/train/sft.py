@@ -80,7 +80,7 @@ def make_trainer(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir) ->
             lora_dropout=spec.lora_dropout,
             target_modules="all-linear" if spec.target_modules == ("all-linear",) else list(spec.target_modules),
             bias="none",
-            trainable_token_indices=trainable_token_indices(model, added, spec.target_modules),
+            trainable_token_indices=trainable_token_indices(model, added, spec.target_modules, plan.strategy),
         ),
     )
     return trainer, added

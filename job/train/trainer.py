@@ -9,6 +9,7 @@ from transformers import TrainerState
 from trl import SFTTrainer
 
 from job.checkpoints import is_complete
+from job.compatibility import adapter_dtypes
 from job.errors import Bug
 from job.records import Plan, TrainTask
 from job.train.fsdp import gather_head, leave_outputs_unrounded
@@ -24,12 +25,30 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, plan: Plan, task: TrainTask, **settings: Any) -> None:
         super().__init__(**settings)
         self.plan, self.task = plan, task
+        self._check_strategy()
         self.resumed_at_step = self._recall(task.resume_from) if task.resume_from else 0
         show_bias(self.model)
         hold_adapter_in(self.model, DTYPES[plan.adapter_dtype])
         if plan.strategy == "fsdp":
             leave_outputs_unrounded(self.accelerator, plan)
             gather_head(self.model)
+
+    def _check_strategy(self) -> None:
+        """Raises:
+        Bug: upstream would run the plan in another way, or hold the adapter in another dtype, and say nothing.
+        """
+        plan, wrapped = self.plan, (self.is_fsdp_enabled, self.is_deepspeed_enabled)
+        if wrapped != (plan.strategy == "fsdp", plan.strategy in ("zero2", "zero3")):
+            kind = self.accelerator.distributed_type.value
+            raise Bug(f"The plan says {plan.strategy}, but accelerate runs {kind} here.", "Set JOB_STRATEGY=ddp.")
+        if plan.adapter_dtype not in adapter_dtypes(plan.strategy, plan.quantization, plan.precision):
+            base = f"a {plan.precision} base with quantization {plan.quantization} under {plan.strategy}"
+            raise Bug(f"An adapter cannot be held in {plan.adapter_dtype} over {base}.", "Set JOB_QUANTIZATION=none.")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """PEFT brings adapters of 16 bits back in float32, and the run would go on with other numbers."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        hold_adapter_in(self.model, DTYPES[self.plan.adapter_dtype])
 
     def _recall(self, checkpoint: Path) -> int:
         """Count tokens on from *checkpoint*, as upstream counts steps; its step.

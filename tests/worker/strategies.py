@@ -5,22 +5,29 @@
 
 import os
 import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from job.compatibility import adapter_dtypes
 from job.launch import launch_command, launch_env
 from job.prepare.story import prepare
-from job.records import DataFile, GateSettings, Plan, PrepareTask, TrainResult, TrainTask
+from job.records import ChatTemplateChoice, DataFile, GateSettings, Plan, PrepareTask, TrainResult, TrainTask
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
+from job.train.model import DTYPES, quantization_config
 from tests.tiny import GSM8K, ROOT, write_model, write_rows
 
 STEPS = 10
 GLOBAL_BATCH = 8
+TOKENS = torch.arange(3, 60)[None]
+STRATEGIES = ("single", "ddp", "fsdp", "zero2", "zero3")
 SHARDED = ("fsdp", "zero2", "zero3")  # those that run on GPUs only, and here by the shim
 ENV = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SHIM = {
@@ -69,6 +76,7 @@ class Run:
     root: Path
     plan: Plan
     settings: dict[str, Any]
+    chat_template: ChatTemplateChoice | None = None
     resume_from: Path | None = None
     module: str = "job.train"
 
@@ -94,16 +102,17 @@ class Run:
         assert ended.returncode == 0, ended.stdout[-6000:]
         return self
 
-    def attempt(self) -> "subprocess.CompletedProcess[str]":
+    def attempt(self, shim: bool = True) -> "subprocess.CompletedProcess[str]":
         """Train, however that ends."""
         spec = JobSpec(model="org/m", dataset_uri="org/d", **self.settings)
         task = TrainTask(
             model_path=self.inputs.model, data_path=self.inputs.data, base_model_name="org/m", base_model_revision=None,
-            has_eval=False, resume_from=self.resume_from,
+            has_eval=False, chat_template=self.chat_template, resume_from=self.resume_from,
         )  # fmt: skip
         for path, record in ((self.files.spec, spec), (self.files.plan, self.plan), (self.files.train_task, task)):
             write_json(path, record)
-        env = os.environ | ENV | (SHIM if self.plan.strategy in SHARDED else {})
+        self.root.mkdir(parents=True, exist_ok=True)
+        env = os.environ | ENV | (SHIM if shim and self.plan.strategy in SHARDED else {})
         command = [self.module if part == "job.train" else part for part in launch_command(self.plan, self.files)]
         return subprocess.run(
             command, cwd=self.root, env=launch_env(self.plan, env), timeout=TIMEOUT_S,
@@ -111,7 +120,7 @@ class Run:
         )  # fmt: skip
 
 
-def make_run(inputs: Inputs, root: Path, strategy: str, *, max_steps: int = STEPS, save_steps: int = 1000, **plan: Any):
+def make_run(inputs: Inputs, root: Path, strategy: str, *, save_steps: int = STEPS, **plan: Any) -> Run:
     """A run under *strategy*: one process for ``single``, else two."""
     processes = 1 if strategy == "single" else 2
     defaults = {
@@ -120,8 +129,38 @@ def make_run(inputs: Inputs, root: Path, strategy: str, *, max_steps: int = STEP
         "max_length": 256, "use_gpu": strategy in SHARDED, "reasons": {},
     }  # fmt: skip
     settings = {
-        "max_steps": max_steps, "learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_steps": 0,
+        "max_steps": STEPS, "learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_steps": 0,
         "logging_steps": 1, "save_steps": save_steps,
     }  # fmt: skip
-    root.mkdir(parents=True)
     return Run(inputs, root, Plan(strategy=strategy, num_processes=processes, **(defaults | plan)), settings)
+
+
+def logits_of(run: Run) -> torch.Tensor:
+    """What the run's adapter makes of a few tokens in plain PEFT, on a base quantized as in training."""
+    quantized = {"quantization_config": quantization_config(run.plan)} if run.plan.quantization != "none" else {}
+    base = AutoModelForCausalLM.from_pretrained(run.inputs.model, dtype=DTYPES[run.plan.precision], **quantized)
+    with torch.no_grad():
+        return PeftModel.from_pretrained(base, run.adapter).eval()(input_ids=TOKENS).logits.float()
+
+
+def main() -> None:
+    """Print the table of docs/benchmarks.md."""
+    print("| base | strategy | losses | logits |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = make_inputs(Path(scratch))
+        for quantization in ("none", "nf4", "int8"):
+            runs = {
+                strategy: make_run(inputs, Path(scratch) / quantization / strategy, strategy, quantization=quantization)
+                for strategy in STRATEGIES
+                if adapter_dtypes(strategy, quantization, "fp32")
+            }
+            first = runs.pop("single").execute()
+            for strategy, run in runs.items():
+                run.execute()
+                loss = max(abs(ours - theirs) for ours, theirs in zip(run.losses, first.losses, strict=True))
+                logit = (logits_of(run) - logits_of(first)).abs().max().item()
+                print(f"| {quantization} | {strategy} | {loss:.1e} | {logit:.1e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

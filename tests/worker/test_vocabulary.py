@@ -19,8 +19,8 @@ from job.records import ChatTemplateChoice, Plan, TrainTask
 from job.rundir import RunDir
 from job.spec import JobSpec
 from job.train.proof import TOKEN_ROWS, AdapterWatch
-from job.train.save import save_adapter
-from job.train.sft import AdapterTrainer, make_trainer
+from job.train.sft import make_trainer
+from job.train.trainer import AdapterTrainer
 from job.train.vocabulary import add_tokens
 from tests.worker.templates import write_tokenizer
 
@@ -82,7 +82,7 @@ def test_new_tokens_are_learned_and_the_saved_adapter_gives_the_same_logits(make
 
     trainer.train()
     proof = watch.prove()
-    save_adapter(trainer, task, tmp_path / "adapter")
+    trainer.save_model(str(tmp_path / "adapter"))
 
     assert added.tokens == ("<|im_start|>", "<|im_end|>")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
@@ -150,7 +150,7 @@ def test_new_rows_begin_at_the_mean_of_the_vocabulary_and_nothing_else_moves(mak
 def test_a_template_without_new_tokens_leaves_the_model_alone(make_base, tmp_path):
     folder = make_base(tied=False, spare=8)
     trainer, added, task = trainer_for(folder, tmp_path, BUILT_IN["plain"])
-    save_adapter(trainer, task, tmp_path / "adapter")
+    trainer.save_model(str(tmp_path / "adapter"))
 
     assert (added.ids, added.resized_to, token_rows(trainer)) == ((), None, {})
     assert AutoTokenizer.from_pretrained(tmp_path / "adapter").chat_template == BUILT_IN["plain"].source
