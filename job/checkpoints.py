@@ -43,5 +43,7 @@ def _needed(plan: Plan, step: int) -> list[str]:
 def _deepspeed_files(plan: Plan, folder: str) -> list[str]:
     kind = "bf16_" if plan.precision == "bf16" else ""
     parts = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(plan.num_processes)]
-    models = [f"{part}_model_states.pt" for part in parts] if plan.strategy == "zero3" else ["mp_rank_00_model_states.pt"]
+    models = (
+        [f"{part}_model_states.pt" for part in parts] if plan.strategy == "zero3" else ["mp_rank_00_model_states.pt"]
+    )
     return [f"{folder}/{name}" for name in models + [f"{kind}{part}_optim_states.pt" for part in parts]]

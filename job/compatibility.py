@@ -7,7 +7,7 @@ from job.records import Precision, Quantization, Strategy
 def adapter_dtypes(strategy: Strategy, quantization: Quantization, precision: Precision) -> tuple[Precision, ...]:
     """The dtypes that an adapter can have over such a base, the most exact first; none if these cannot be combined."""
     if strategy == "fsdp" and quantization == "int8":
-        return ()  # an int8 weight leaves its scales behind when it is sharded ('Parameter' object has no attribute 'CB')
+        return ()  # sharded, an int8 weight leaves its scales behind ('Parameter' object has no attribute 'CB')
     if strategy in ("zero2", "zero3"):
         return (precision,)  # DeepSpeed trains a float32 copy and writes it back in the precision of the run
     if precision == "bf16" and not (strategy == "fsdp" and quantization == "none"):

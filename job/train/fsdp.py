@@ -6,15 +6,16 @@ from accelerate import Accelerator
 from peft import PeftModel
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from transformers import PreTrainedModel
 
 from job.records import Plan
 from job.train.model import DTYPES
 
 
 def leave_outputs_unrounded(accelerator: Accelerator, plan: Plan) -> None:
-    """Accelerate's policy rounds the model's outputs to 16 bits. Here those are log-probabilities, of which a sequence's
-    sum would keep three digits. Gradients are summed in float32, as under DDP. To be called before the model is
-    wrapped."""
+    """Accelerate's policy rounds the model's outputs to 16 bits. Here those are log-probabilities, and three digits
+    would be left of their sum. Gradients are summed in float32, as under DDP. To be called before the model is wrapped.
+    """
     accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
         param_dtype=DTYPES[plan.precision], reduce_dtype=DTYPES["fp32"], output_dtype=None
     )
@@ -28,9 +29,10 @@ def gather_head(model: PeftModel) -> None:
     FSDP shares it out again after the backward pass.
     """
 
-    def gather(base: nn.Module, _: Any) -> None:
+    def gather(base: PreTrainedModel, _: Any) -> None:
         head = base.get_output_embeddings()
         if isinstance(head, FSDPModule):
             head.unshard()
 
-    model.get_base_model().register_forward_pre_hook(gather)
+    base: nn.Module = model.get_base_model()
+    base.register_forward_pre_hook(gather)

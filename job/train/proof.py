@@ -50,4 +50,3 @@ class AdapterWatch:
             changed_tensors=len(after) - len(unchanged),
             unchanged=unchanged,
         )
-

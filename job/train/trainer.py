@@ -79,4 +79,3 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_adapter(self.adapted_model, tensors, self.processing_class, self.task, folder)
-
