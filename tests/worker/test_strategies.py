@@ -79,10 +79,23 @@ def test_every_saved_adapter_is_whole_and_gives_the_same_logits_in_plain_peft(tr
     assert {tensor.dtype for tensor in tensors.values()} == {DTYPES[run.plan.adapter_dtype]}
     assert sum(tensor.numel() for tensor in tensors.values()) == run.result.adapter.trainable_parameters
     assert run.result.adapter.changed_tensors == len(tensors)
-    torch.testing.assert_close(logits_of(run), logits_of(one), rtol=0, atol=1e-3)
+    # The adapter moves logits by 1. Quantized layers round: where a rounding falls the other way, 1e-3 is left.
+    torch.testing.assert_close(logits_of(run), logits_of(one), rtol=0, atol=1e-5 if quantization == "none" else 5e-3)
 
 
-# The second of each pair: adapters of 16 bits over a quantized base, the hardest to bring back.
+def test_an_adapter_that_zero3_has_shared_out_is_saved_whole(inputs, tmp_path):
+    """DeepSpeed leaves tensors below 100,000 elements whole on every rank, so this one is made of larger ones."""
+    run = make_run(inputs, tmp_path / "run", "zero3")
+    run = replace(run, settings=run.settings | {"lora_r": 2048, "max_steps": 2}).execute()
+
+    tensors = load_file(run.adapter / "adapter_model.safetensors")
+
+    assert {tensor.shape[0 if "lora_A" in name else 1] for name, tensor in tensors.items()} == {2048}
+    assert sum(tensor.numel() for tensor in tensors.values()) == run.result.adapter.trainable_parameters
+    assert all(tensor.any() for tensor in tensors.values())
+
+
+# Adapters of 16 bits over a quantized base are the hardest to bring back.
 @pytest.mark.parametrize(
     ("strategy", "plan"),
     [(strategy, {"quantization": "none"}) for strategy in STRATEGIES]
