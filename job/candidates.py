@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from job.activations import Adapter, activations, is_masked
 from job.batch import Batch
+from job.compatibility import adapter_dtypes
 from job.facts.gpus import GpuSpeed, speed_of
 from job.memory import Setup, estimate
 from job.parameters import Parameters
@@ -65,10 +66,10 @@ def ways(case: Case) -> Iterator[Way]:
     sharded: Strategy = "zero3" if spec.strategy == "zero3" else "fsdp"
     for quantization in quantizations(spec):
         for strategy in strategies:
-            if spec.cpu_offload is not True and not refusal(strategy, quantization):
+            if spec.cpu_offload is not True and works(strategy, quantization):
                 yield Way(strategy, quantization)
     last = quantizations(spec)[-1]
-    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and not refusal(sharded, last):
+    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and works(sharded, last):
         yield Way(sharded, last, cpu_offload=True)
 
 
@@ -79,9 +80,9 @@ def quantizations(spec: JobSpec) -> list[Quantization]:
     return ["none", "nf4"] if spec.quantization == "auto" else [spec.quantization]
 
 
-def refusal(strategy: Strategy, quantization: Quantization) -> str | None:
-    """Why upstream cannot combine the two, or None."""
-    return None
+def works(strategy: Strategy, quantization: Quantization) -> bool:
+    """Whether upstream can combine the two."""
+    return bool(adapter_dtypes(strategy, quantization, "bf16"))
 
 
 def candidates(case: Case, way: Way) -> list[Candidate]:
@@ -110,7 +111,7 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         num_processes=case.num_processes,
         quantization=way.quantization,
         precision=case.precision,
-        adapter_dtype=adapter_dtype(case.precision, way.quantization),
+        adapter_dtype=adapter_dtype(way, case.precision),
         cpu_offload=way.cpu_offload,
         gradient_checkpointing=checkpointing,
         per_device=per_device,
@@ -125,10 +126,11 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
     return Candidate(setup, memory, _tokens_per_s(case, setup))
 
 
-def adapter_dtype(precision: Precision, quantization: Quantization) -> Precision:
-    """Upstream's rule: PEFT keeps an adapter in 32 bits beside a 16-bit base, and over a quantized one TRL casts it to
-    bf16. Not in fp16 training, where torch.amp scales the gradients of 32-bit parameters only."""
-    return "bf16" if precision == "bf16" and quantization != "none" else "fp32"
+def adapter_dtype(way: Way, precision: Precision) -> Precision:
+    """Upstream's habit, as far as it works: PEFT keeps an adapter in 32 bits beside a 16-bit base, and over a quantized
+    one TRL casts it to bf16."""
+    possible = adapter_dtypes(way.strategy, way.quantization, precision)
+    return "bf16" if way.quantization != "none" and "bf16" in possible else possible[0]
 
 
 def _activations(case: Case, setup: Setup) -> Activations:

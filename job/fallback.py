@@ -1,7 +1,7 @@
 """What to give up when memory ran out all the same: half of the micro-batch, then stored activations, then the place of
 the frozen base. The global batch, and with it every optimizer step, stays what it was."""
 
-from job.candidates import refusal
+from job.candidates import works
 from job.errors import OutOfMemory
 from job.records import Plan
 
@@ -12,7 +12,12 @@ def smaller_plan(plan: Plan, *, may_offload: bool) -> Plan | None:
         return _with_smaller_micro_batch(plan)
     if not plan.gradient_checkpointing:
         return _given_up(plan, "gradient checkpointing on", gradient_checkpointing=True)
-    if may_offload and not plan.cpu_offload and plan.strategy in ("single", "ddp", "fsdp") and _can_shard(plan):
+    if (
+        may_offload
+        and not plan.cpu_offload
+        and plan.strategy in ("single", "ddp", "fsdp")
+        and works("fsdp", plan.quantization)
+    ):
         return _given_up(plan, "base weights in the host's memory", strategy="fsdp", cpu_offload=True)
     return None
 
@@ -34,10 +39,6 @@ def _with_smaller_micro_batch(plan: Plan) -> Plan:
     accumulation = plan.gradient_accumulation_steps * old // new
     what = f"per-device batch {old} → {new}, accumulation {plan.gradient_accumulation_steps} → {accumulation}"
     return _given_up(plan, what, per_device_train_batch_size=new, gradient_accumulation_steps=accumulation)
-
-
-def _can_shard(plan: Plan) -> bool:
-    return refusal("fsdp", plan.quantization) is None
 
 
 def _given_up(plan: Plan, what: str, **changes: object) -> Plan:

@@ -24,13 +24,25 @@ def launch_command(plan: Plan, run_dir: RunDir) -> list[str]:
         "--num_processes", str(plan.num_processes),
         "--mixed_precision", _MIXED_PRECISION[plan.precision],
         "--main_process_port", "0",
+        *_offload(plan),
         "-m", "job.train", str(run_dir.root),
     ]  # fmt: skip
 
 
+def _offload(plan: Plan) -> list[str]:
+    """Where the frozen base lives. The optimizer's state stays on the GPU: an adapter's is small."""
+    match plan.strategy:
+        case "fsdp":
+            return ["--fsdp_offload_params", str(plan.cpu_offload).lower()]
+        case "zero3":
+            return ["--offload_param_device", "cpu" if plan.cpu_offload else "none"]
+        case _:
+            return []
+
+
 def launch_env(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
-    """The workers' environment: *env*, offline, with one visible GPU for a single process."""
-    worker_env = dict(env)
+    """The workers' environment: *env* and what the plan adds, offline, with one visible GPU for a single process."""
+    worker_env = dict(env) | plan.worker_env
     worker_env["HF_HUB_OFFLINE"] = "1"  # everything is local by now; a lookup would be a bug and a delay
     if not plan.use_gpu:
         worker_env["ACCELERATE_USE_CPU"] = "true"

@@ -131,12 +131,15 @@ def _adapter(parameters: Parameters, setup: Setup) -> list[MemoryItem]:
     held = setup.num_processes if setup.shards_base else 1
     updated = setup.num_processes if setup.shards_base or setup.strategy == "zero2" else 1
     gradients = size * (2 if setup.strategy == "ddp" else 1)
+    if setup.strategy in ("zero2", "zero3"):
+        # DeepSpeed's optimizer trains a 32-bit copy, from 32-bit gradients (runtime/zero/stage_1_and_2.py, stage3.py).
+        size, states = BYTES["fp32"], states + 2
     # Autocast keeps the 16-bit copy of a 32-bit weight until the step is over (torch.clear_autocast_cache).
     cast = BYTES["bf16"] if setup.autocasts else 0
     return [
         MemoryItem(
             name="adapter and gradients",
-            gib=parameters.adapter * (size / held + gradients / updated + cast) / GIB,
+            gib=parameters.adapter * (BYTES[setup.adapter_dtype] / held + gradients / updated + cast) / GIB,
             why=f"{parameters.adapter / 1e6:.1f}M parameters in {setup.adapter_dtype}",
         ),
         MemoryItem(name="optimizer", gib=parameters.adapter * size * states / updated / GIB, why=setup.optim),

@@ -277,6 +277,13 @@ class JobSpec(BaseModel):
     num_processes: int | None = setting(
         None, doc="Training processes.", why="one per visible GPU", changes_result=False, ge=1
     )
+    save_steps: int | None = setting(
+        None,
+        doc="Optimizer steps between checkpoints, from which an interrupted run goes on.",
+        why="ten times a run",
+        changes_result=False,
+        ge=1,
+    )
     logging_steps: int = setting(10, doc="Optimizer steps between log lines.", changes_result=False, ge=1)
     grace_s: float = setting(
         25.0,

@@ -18,6 +18,7 @@ class TrainTask(Record):
     base_model_revision: str | None
     has_eval: bool
     chat_template: ChatTemplateChoice | None = None  # None: the tokenizer stays as it is
+    resume_from: Path | None = None  # a complete checkpoint; None: from the first step
 
 
 class LogEntry(Record):
@@ -52,6 +53,7 @@ class TrainResult(Record):
     status: Literal["finished", "stopped"]
     steps: int
     total_steps: int
+    resumed_at_step: int = 0  # 0: this process trained from the beginning
     epoch: float
     train_runtime_s: float
     # From the end of the first step, which pays for warm-up, to the end of the last, evaluations left out.

@@ -79,6 +79,14 @@ class StopFile(TrainerCallback):  # type: ignore[misc]
         return bool(flag.item())
 
 
+class CompleteHistory(TrainerCallback):  # type: ignore[misc]
+    """Logs the loss before every checkpoint and at the end: what was not logged by then, no later run knows of."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_save or control.should_training_stop:
+            control.should_log = True
+
+
 class FiniteLoss(TrainerCallback):  # type: ignore[misc]
     """Ends training when the logged loss or gradient norm is NaN or infinite."""
 

@@ -5,19 +5,21 @@ from torch import nn
 
 from job.errors import AdapterRejected
 from job.records import AdapterProof
+from job.train.save import whole_adapter
 
 TOKEN_ROWS = "trainable_tokens_delta"  # noqa: S105 (PEFT's name for the rows of new tokens, in embedding and head)
 
 
 class AdapterWatch:
-    """Holds a copy of the trainable tensors as they were before training."""
+    """Holds a copy of the trainable tensors as they were before training. Every rank must have one and ask it, as the
+    tensors may be spread over all of them."""
 
     def __init__(self, model: nn.Module) -> None:
         """Raises:
         AdapterRejected: no parameter is trainable.
         """
         self._model = model
-        self._before = {name: tensor.detach().cpu().clone() for name, tensor in _trainable(model).items()}
+        self._before = whole_adapter(model)
         if not self._before:
             raise AdapterRejected(
                 "No parameter is trainable, so training would change nothing.", "Check JOB_TARGET_MODULES."
@@ -29,12 +31,12 @@ class AdapterWatch:
         Raises:
             AdapterRejected: a value is not finite, or a tensor is what it was before.
         """
-        after = _trainable(self._model)
+        after = whole_adapter(self._model)
         if broken := [name for name, tensor in after.items() if not torch.isfinite(tensor).all()]:
             raise AdapterRejected(
                 f"The adapter holds NaN or infinity, first in {broken[0]}.", "Lower JOB_LEARNING_RATE."
             )
-        unchanged = tuple(name for name, tensor in after.items() if torch.equal(tensor.cpu(), self._before[name]))
+        unchanged = tuple(name for name, tensor in after.items() if torch.equal(tensor, self._before[name]))
         # A new token that stands before no trained one leaves the embedding as it was; the head learns it all the same.
         learns_tokens = any(TOKEN_ROWS in name for name in after if name not in unchanged)
         if unlearned := [name for name in unchanged if TOKEN_ROWS not in name or not learns_tokens]:
@@ -48,7 +50,3 @@ class AdapterWatch:
             changed_tensors=len(after) - len(unchanged),
             unchanged=unchanged,
         )
-
-
-def _trainable(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from job.chat_template import adopt
 from job.errors import BadSpec
-from job.records import AddedTokens, ChatTemplateChoice
+from job.records import AddedTokens, ChatTemplateChoice, Strategy
 
 
 def add_tokens(
@@ -29,17 +29,23 @@ def add_tokens(
 
 
 def trainable_token_indices(
-    model: PreTrainedModel, added: AddedTokens, target_modules: Iterable[str]
+    model: PreTrainedModel, added: AddedTokens, target_modules: Iterable[str], strategy: Strategy
 ) -> dict[str, list[int]] | None:
     """PEFT's argument of that name, for embedding and head: of tied ones PEFT trains one set of rows for both.
 
     Whole trained matrices (``modules_to_save``) would cost gigabytes in optimizer and adapter for a few rows.
 
     Raises:
-        BadSpec: one of *target_modules* is the embedding or the head, which PEFT cannot adapt in both ways.
+        BadSpec: one of *target_modules* is the embedding or the head, which PEFT cannot adapt in both ways; or under
+            ZeRO-3, where the fused loss would read a head that is elsewhere.
     """
     if not added.ids:
         return None
+    if strategy == "zero3":
+        raise BadSpec(
+            f"JOB_STRATEGY=zero3 cannot train the new tokens {', '.join(added.tokens)} of the chat template.",
+            "Set JOB_STRATEGY=fsdp, or JOB_CHAT_TEMPLATE=plain, which needs no new token.",
+        )
     layers = _layers(model)
     names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
     if both := [target for target in target_modules if any(f".{name}".endswith(f".{target}") for name in names)]:

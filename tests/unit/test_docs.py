@@ -37,9 +37,22 @@ def test_links_between_pages_lead_somewhere(path):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+TOPOLOGY = {
+    "single": "NO", "cpu": "NO", "ddp": "MULTI_GPU", "fsdp": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("strategy", get_args(Strategy))
 def test_every_strategy_has_its_topology_and_nothing_else_in_it(strategy):
     config = yaml.safe_load((ROOT / "accelerate_configs" / f"{strategy}.yaml").read_text())
+    named = set(config) | set(config.get("fsdp_config", {})) | set(config.get("deepspeed_config", {}))
 
-    assert config["distributed_type"] == ("MULTI_GPU" if strategy == "ddp" else "NO")
-    assert not {"num_processes", "mixed_precision", "gpu_ids"} & set(config), "these come from the plan"
+    assert config["distributed_type"] == TOPOLOGY[strategy]
+    planned = ("num_processes", "mixed_precision", "gpu_ids", "offload", "checkpointing", "gradient")
+    assert [name for name in named if any(word in name for word in planned)] == [], "these come from the plan"
+
+
+def test_fsdp_is_the_second_and_collects_whole_tensors():
+    config = yaml.safe_load((ROOT / "accelerate_configs" / "fsdp.yaml").read_text())["fsdp_config"]
+
+    assert (config["fsdp_version"], config["fsdp_state_dict_type"]) == (2, "FULL_STATE_DICT")

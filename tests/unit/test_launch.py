@@ -53,6 +53,24 @@ def test_workers_are_offline_and_know_when_there_is_no_gpu():
     assert "CUDA_VISIBLE_DEVICES" not in env
 
 
+@pytest.mark.parametrize(
+    ("strategy", "flag", "kept", "offloaded"),
+    [("fsdp", "--fsdp_offload_params", "false", "true"), ("zero3", "--offload_param_device", "none", "cpu")],
+)
+def test_the_plan_says_where_the_base_lives(strategy, flag, kept, offloaded):
+    for cpu_offload, expected in ((False, kept), (True, offloaded)):
+        planned = plan(strategy=strategy, num_processes=2, cpu_offload=cpu_offload)
+        command = launch_command(planned, RunDir(Path("/run")))
+
+        assert command[command.index(flag) + 1] == expected
+
+
+def test_workers_are_told_what_the_machine_needs():
+    env = launch_env(plan(worker_env={"NCCL_P2P_DISABLE": "1"}), {"NCCL_P2P_DISABLE": "0"})
+
+    assert env["NCCL_P2P_DISABLE"] == "1"
+
+
 def test_child_processes_get_no_settings_and_no_credentials():
     spec = JobSpec(model="org/m", dataset_uri="org/d")
     secrets = dict.fromkeys(["HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"], "secret")

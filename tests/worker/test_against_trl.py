@@ -79,7 +79,7 @@ def test_owned_arguments_are_those_that_the_worker_sets():
     from job.records import Plan, TrainTask
     from job.rundir import RunDir
     from job.spec import JobSpec
-    from job.train.sft import config_settings
+    from job.train.settings import config_settings
     from job.upstream import OWNED_TRAINER_ARGS, VARIABLE_FOR_TRAINER_ARG
 
     spec = JobSpec(model="org/m", dataset_uri="org/d", output_uri=("/o",))

@@ -19,8 +19,8 @@ from job.records import ChatTemplateChoice, Plan, TrainTask
 from job.rundir import RunDir
 from job.spec import JobSpec
 from job.train.proof import TOKEN_ROWS, AdapterWatch
-from job.train.save import save_adapter
-from job.train.sft import AdapterTrainer, make_trainer
+from job.train.sft import make_trainer
+from job.train.trainer import AdapterTrainer
 from job.train.vocabulary import add_tokens
 from tests.worker.templates import write_tokenizer
 
@@ -66,7 +66,7 @@ def trainer_for(folder: Path, tmp_path: Path, choice: ChatTemplateChoice | None,
         model_path=folder, data_path=tmp_path, base_model_name=str(folder), base_model_revision=None, has_eval=False,
         chat_template=choice,
     )  # fmt: skip
-    return *make_trainer(spec, plan, task, RunDir(tmp_path / "run")), task
+    return make_trainer(spec, plan, task, RunDir(tmp_path / "run"))
 
 
 def token_rows(trainer: AdapterTrainer) -> dict[str, torch.Tensor]:
@@ -77,12 +77,12 @@ def token_rows(trainer: AdapterTrainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_new_tokens_are_learned_and_the_saved_adapter_gives_the_same_logits(make_base, tmp_path, tied, spare):
     folder = make_base(tied=tied, spare=spare)
-    trainer, added, task = trainer_for(folder, tmp_path, chatml(folder))
+    trainer, added = trainer_for(folder, tmp_path, chatml(folder))
     watch, before = AdapterWatch(trainer.model), {n: p.detach().clone() for n, p in token_rows(trainer).items()}
 
     trainer.train()
     proof = watch.prove()
-    save_adapter(trainer, task, tmp_path / "adapter")
+    trainer.save_model(str(tmp_path / "adapter"))
 
     assert added.tokens == ("<|im_start|>", "<|im_end|>")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
@@ -113,7 +113,7 @@ def test_new_tokens_are_learned_and_the_saved_adapter_gives_the_same_logits(make
 def test_the_loss_sees_the_new_rows_of_the_head_and_of_the_embedding(make_base, tmp_path, tied):
     """TRL's fused loss multiplies by the head's weight itself; what it sees must be what generation sees."""
     folder = make_base(tied=tied, spare=8)
-    trainer, added, _ = trainer_for(folder, tmp_path, chatml(folder))
+    trainer, added = trainer_for(folder, tmp_path, chatml(folder))
     ids = torch.tensor([[5, added.ids[0], 7, added.ids[1], 9, added.ids[1]]])
     with torch.no_grad():
         for rows in token_rows(trainer).values():
@@ -149,8 +149,8 @@ def test_new_rows_begin_at_the_mean_of_the_vocabulary_and_nothing_else_moves(mak
 
 def test_a_template_without_new_tokens_leaves_the_model_alone(make_base, tmp_path):
     folder = make_base(tied=False, spare=8)
-    trainer, added, task = trainer_for(folder, tmp_path, BUILT_IN["plain"])
-    save_adapter(trainer, task, tmp_path / "adapter")
+    trainer, added = trainer_for(folder, tmp_path, BUILT_IN["plain"])
+    trainer.save_model(str(tmp_path / "adapter"))
 
     assert (added.ids, added.resized_to, token_rows(trainer)) == ((), None, {})
     assert AutoTokenizer.from_pretrained(tmp_path / "adapter").chat_template == BUILT_IN["plain"].source
@@ -159,7 +159,7 @@ def test_a_template_without_new_tokens_leaves_the_model_alone(make_base, tmp_pat
 def test_weight_decay_leaves_new_rows_alone(make_base, tmp_path):
     """They would shrink without being learned, and the proof that they changed would prove nothing."""
     folder = make_base(tied=False, spare=8)
-    trainer, _, _ = trainer_for(folder, tmp_path, chatml(folder), weight_decay=0.5)
+    trainer, _ = trainer_for(folder, tmp_path, chatml(folder), weight_decay=0.5)
     trainer.create_optimizer()
 
     decayed = {id(p) for group in trainer.optimizer.param_groups if group["weight_decay"] for p in group["params"]}
@@ -179,7 +179,7 @@ def test_an_adapter_on_the_embedding_or_the_head_is_refused_beside_new_tokens(ma
 @pytest.mark.parametrize(("learned", "rejected"), [("lm_head", False), ("", True)])
 def test_new_rows_may_rest_in_the_embedding_where_the_head_has_learned_them(make_base, tmp_path, learned, rejected):
     folder = make_base(tied=False, spare=8)
-    trainer, _, _ = trainer_for(folder, tmp_path, chatml(folder))
+    trainer, _ = trainer_for(folder, tmp_path, chatml(folder))
     watch = AdapterWatch(trainer.model)
     with torch.no_grad():
         for name, parameter in trainer.model.named_parameters():

@@ -1,0 +1,15 @@
+"""What upstream can do together. Pure, for the plan to choose by and the worker to refuse by; seen with bitsandbytes
+0.50, accelerate 1.15, deepspeed 0.19."""
+
+from job.records import Precision, Quantization, Strategy
+
+
+def adapter_dtypes(strategy: Strategy, quantization: Quantization, precision: Precision) -> tuple[Precision, ...]:
+    """The dtypes that an adapter can have over such a base, the most exact first; none if these cannot be combined."""
+    if strategy == "fsdp" and quantization == "int8":
+        return ()  # sharded, an int8 weight leaves its scales behind ('Parameter' object has no attribute 'CB')
+    if strategy in ("zero2", "zero3"):
+        return (precision,)  # DeepSpeed trains a float32 copy and writes it back in the precision of the run
+    if precision == "bf16" and not (strategy == "fsdp" and quantization == "none"):
+        return ("fp32", "bf16")
+    return ("fp32",)  # fp16: gradients of another dtype cannot be unscaled; fsdp: accelerate casts it to float32

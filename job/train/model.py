@@ -1,0 +1,53 @@
+"""The base model as the plan wants it: dtype, quantization, and the dtype of the adapter on top."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from job.records import Plan, Precision, TrainTask
+
+DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load_base(plan: Plan, task: TrainTask, device: torch.device) -> PreTrainedModel:
+    """The model at ``task.model_path``; its weights in the plan's precision, or quantized on *device*.
+
+    Under ZeRO-3 the training arguments must exist before: transformers looks there whether to share the weights while
+    it loads them, and loads all of them on every rank otherwise.
+    """
+    settings: dict[str, Any] = {}
+    if plan.quantization != "none":
+        settings["quantization_config"] = quantization_config(plan)
+        if plan.strategy != "zero3":  # which allows none, and takes the current device
+            # Never "auto", which would split the model over the GPUs of a node instead of running DDP.
+            settings["device_map"] = {"": device}
+    model = AutoModelForCausalLM.from_pretrained(
+        task.model_path, dtype=DTYPES[plan.precision], use_safetensors=True, **settings
+    )
+    model.config.use_cache = False
+    return model
+
+
+def quantization_config(plan: Plan) -> BitsAndBytesConfig:
+    """How bitsandbytes holds the base of *plan*, which is int8 or nf4."""
+    if plan.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    dtype = DTYPES[plan.precision]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        # FSDP shards floating tensors only: over uint8, the default, every GPU would hold the whole base.
+        bnb_4bit_quant_storage=dtype if plan.strategy == "fsdp" else torch.uint8,
+    )
+
+
+def hold_adapter_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """The trainable parameters of *model* in *dtype*, whatever upstream chose: PEFT float32 over a 16-bit base, TRL
+    bfloat16 over a quantized one, even on a GPU that has only float16 and where its gradients cannot be unscaled."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)

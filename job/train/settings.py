@@ -1,0 +1,72 @@
+"""What TRL is told: the arguments of SFTConfig."""
+
+from typing import Any
+
+from job.records import Plan, TrainTask
+from job.rundir import RunDir
+from job.spec import JobSpec
+
+# Evaluations over a run when the user names no interval: at least this many, and one per epoch.
+MIN_EVALUATIONS = 5
+# Checkpoints over a run when the user names no interval: a tenth of it is lost at worst.
+CHECKPOINTS = 10
+# Checkpoints kept on the disk of this machine: the newest, and the one before while it is written.
+SAVE_TOTAL_LIMIT = 2
+
+
+def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir, sequences: int) -> dict[str, Any]:
+    """The arguments of SFTConfig, for a dataset of *sequences* rows or packs."""
+    settings: dict[str, Any] = {
+        "output_dir": str(run_dir.checkpoints),
+        "num_train_epochs": spec.num_train_epochs,
+        "max_steps": spec.max_steps or -1,
+        "learning_rate": spec.learning_rate,
+        "lr_scheduler_type": spec.lr_scheduler_type,
+        "warmup_steps": spec.warmup_steps,
+        "weight_decay": spec.weight_decay,
+        "max_grad_norm": spec.max_grad_norm,
+        "optim": spec.optim,
+        "seed": spec.seed,
+        "per_device_train_batch_size": plan.per_device_train_batch_size,
+        "per_device_eval_batch_size": plan.per_device_train_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "gradient_checkpointing": plan.gradient_checkpointing,
+        "bf16": plan.precision == "bf16",
+        "fp16": plan.precision == "fp16",
+        "use_cpu": not plan.use_gpu,
+        "dataloader_pin_memory": plan.use_gpu,
+        "max_length": plan.max_length,
+        # Packing makes the collator padding-free; the rows themselves are packed already.
+        "packing": plan.packing,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "logging_steps": spec.logging_steps,
+        "logging_first_step": True,
+        # The filter would replace a NaN loss by the running mean in the log.
+        "logging_nan_inf_filter": False,
+        "ddp_find_unused_parameters": False,
+        "save_strategy": "steps",
+        "save_steps": spec.save_steps or max(1, _total_steps(spec, plan, sequences) // CHECKPOINTS),
+        "save_total_limit": SAVE_TOTAL_LIMIT,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    if task.has_eval:
+        settings |= {
+            "eval_strategy": "steps",
+            "eval_on_start": task.resume_from is None,
+            "eval_steps": _eval_steps(spec, plan, sequences),
+        }
+    return settings | spec.trainer_args
+
+
+def _eval_steps(spec: JobSpec, plan: Plan, sequences: int) -> int:
+    least = _total_steps(spec, plan, sequences) // MIN_EVALUATIONS
+    return spec.eval_steps or max(1, min(_steps_per_epoch(plan, sequences), least))
+
+
+def _total_steps(spec: JobSpec, plan: Plan, sequences: int) -> int:
+    return spec.max_steps or int(_steps_per_epoch(plan, sequences) * spec.num_train_epochs)
+
+
+def _steps_per_epoch(plan: Plan, sequences: int) -> int:
+    return max(1, -(-sequences // plan.global_batch_size))

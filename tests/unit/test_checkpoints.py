@@ -1,0 +1,75 @@
+"""Which checkpoint a run goes on from."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from job.checkpoints import is_complete, newest_checkpoint
+from job.records import Plan
+
+COMMON = ["scheduler.pt", "trainer_state.json"]
+PARTS = ["zero_pp_rank_0_mp_rank_00", "zero_pp_rank_1_mp_rank_00"]
+OPTIMIZERS = [f"global_step20/bf16_{part}_optim_states.pt" for part in PARTS]
+FILES = {
+    "single": ["optimizer.pt", "adapter_model.safetensors"],
+    "ddp": ["optimizer.pt", "adapter_model.safetensors"],
+    "fsdp": ["optimizer.bin", "pytorch_model_fsdp.bin"],
+    "zero2": ["latest", "global_step20/mp_rank_00_model_states.pt", *OPTIMIZERS],
+    "zero3": ["latest", *(f"global_step20/{part}_model_states.pt" for part in PARTS), *OPTIMIZERS],
+}
+
+
+def plan(strategy: str, num_processes: int = 2) -> Plan:
+    return Plan(
+        strategy=strategy, num_processes=num_processes, precision="bf16", per_device_train_batch_size=1, use_gpu=True,
+        gradient_accumulation_steps=1, global_batch_size=2, packing=False, gradient_checkpointing=True, max_length=8,
+        reasons={},
+    )  # fmt: skip
+
+
+def write(folder: Path, strategy: str, step: int = 20) -> Path:
+    checkpoint = folder / f"checkpoint-{step}"
+    for name in COMMON + FILES[strategy]:
+        path = checkpoint / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"global_step": step}))
+    return checkpoint
+
+
+def test_the_newest_is_the_one_of_the_highest_step(tmp_path):
+    for step in (900, 1000, 95):
+        write(tmp_path, "single", step)
+    (tmp_path / "README.md").touch()
+
+    assert newest_checkpoint(tmp_path, plan("single")).name == "checkpoint-1000"
+
+
+def test_without_a_checkpoint_a_run_begins_at_the_first_step(tmp_path):
+    assert newest_checkpoint(tmp_path, plan("single")) is None
+    assert newest_checkpoint(tmp_path / "nowhere", plan("single")) is None
+
+
+@pytest.mark.parametrize("strategy", FILES)
+def test_a_checkpoint_that_lacks_a_file_is_passed_over_for_the_one_before(tmp_path, strategy):
+    before, whole = write(tmp_path, "single", 10), write(tmp_path, strategy)
+    assert is_complete(whole, plan(strategy))
+
+    for name in COMMON + FILES[strategy]:
+        content = (whole / name).read_text()
+        (whole / name).unlink()
+        assert not is_complete(whole, plan(strategy)), name
+        (whole / name).touch()
+        assert not is_complete(whole, plan(strategy)), f"{name} is empty"
+        if strategy == "single":
+            assert newest_checkpoint(tmp_path, plan(strategy)) == before
+        (whole / name).write_text(content)
+
+
+def test_checkpoints_of_another_strategy_or_of_fewer_processes_are_passed_over(tmp_path):
+    write(tmp_path, "ddp")
+    assert newest_checkpoint(tmp_path, plan("fsdp")) is None
+    assert newest_checkpoint(tmp_path, plan("zero3")) is None
+
+    write(tmp_path, "zero3")
+    assert newest_checkpoint(tmp_path, plan("zero3", num_processes=4)) is None
