@@ -58,7 +58,7 @@ def ways(case: Case) -> Iterator[Way]:
 
     The order is that of traffic. With ``single`` and ``ddp`` nothing but the adapter's gradients moves between GPUs;
     ``fsdp`` brings the base together in every pass; offloaded, it also crosses from the host each time. A 4-bit base
-    is taken before the host's memory is.
+    is taken before the host's memory is, which holds the base in 16 bits.
     """
     spec = case.spec
     parallel: list[Strategy] = ["ddp", "fsdp"] if case.num_processes > 1 else ["single"]
@@ -68,9 +68,10 @@ def ways(case: Case) -> Iterator[Way]:
         for strategy in strategies:
             if spec.cpu_offload is not True and works(strategy, quantization):
                 yield Way(strategy, quantization)
-    last = quantizations(spec)[-1]
-    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and works(sharded, last):
-        yield Way(sharded, last, cpu_offload=True)
+    # A quantized base is whole on each GPU while it is loaded: where that fits, nothing need be offloaded.
+    exact = quantizations(spec)[0]
+    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and works(sharded, exact):
+        yield Way(sharded, exact, cpu_offload=True)
 
 
 def quantizations(spec: JobSpec) -> list[Quantization]:

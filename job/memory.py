@@ -90,8 +90,10 @@ def estimate(parameters: Parameters, activations: Activations, setup: Setup, mem
     fixed = [MemoryItem(name="CUDA context", gib=CONTEXT_GIB, why="kernels and cuBLAS workspaces")]
     if setup.num_processes > 1:
         fixed.append(MemoryItem(name="NCCL", gib=NCCL_GIB, why="buffers between the GPUs"))
-    items = (item for item in (*kept, *passing, slack, *fixed) if item.gib)
-    return MemoryEstimate(items=tuple(items), limit_gib=USABLE_SHARE * memory_gib)
+    training = [item for item in (*kept, *passing, slack, *fixed) if item.gib]
+    loading = [*_loading(parameters, setup), *fixed]
+    fullest = max(training, loading, key=lambda items: sum(item.gib for item in items))
+    return MemoryEstimate(items=tuple(fullest), limit_gib=USABLE_SHARE * memory_gib)
 
 
 def base_bytes(parameters: Parameters, setup: Setup) -> float:
@@ -99,6 +101,20 @@ def base_bytes(parameters: Parameters, setup: Setup) -> float:
     dense = BYTES[setup.precision]
     per_linear = {"none": float(dense), "int8": INT8_BYTES, "nf4": NF4_BYTES}[setup.quantization]
     return per_linear * parameters.linear + dense * (parameters.total - parameters.linear)
+
+
+def _loading(parameters: Parameters, setup: Setup) -> list[MemoryItem]:
+    """Before it is shared out, bitsandbytes has quantized the whole base on each GPU, and accelerate's state dict holds
+    it until the last part is in its place (1.15, utils/fsdp_utils.py, fsdp2_prepare_model). An unquantized base is
+    handed out from the first process's memory part by part."""
+    if not setup.shards_base or setup.quantization == "none":
+        return []
+    whole, largest = base_bytes(parameters, setup), BYTES[setup.precision] * parameters.largest_linear
+    return [
+        MemoryItem(name="base while it is loaded", gib=whole / GIB, why="quantized whole on each GPU, then shared"),
+        MemoryItem(name="its first parts", gib=whole / setup.num_processes / GIB, why="beside the whole"),
+        MemoryItem(name="a weight being quantized", gib=largest / GIB, why="the largest"),
+    ]
 
 
 def _base(parameters: Parameters, setup: Setup) -> MemoryItem:
