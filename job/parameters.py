@@ -62,7 +62,7 @@ def count_parameters(model: ModelFacts, lora_r: int, target_modules: tuple[str, 
         hidden=_hidden(model),
         attention_width=_attention_width(model),
         linear_inputs=layers_of(model) * (2 * _hidden(model) + _attention_width(model) + _intermediate(model)),
-        adapter=sum(lora_r * sum(g.shape) * g.count for g in linear if _is_targeted(g, target_modules)),
+        adapter=sum(lora_r * sum(g.shape) * g.count for g in linear if _is_targeted(g, target_modules, bool(experts))),
     )
 
 
@@ -89,11 +89,12 @@ def _is_router(group: TensorGroup) -> bool:
     return group.name.endswith((".gate.weight", ".router.weight"))
 
 
-def _is_targeted(group: TensorGroup, target_modules: tuple[str, ...]) -> bool:
+def _is_targeted(group: TensorGroup, target_modules: tuple[str, ...], is_mixture: bool) -> bool:
+    """Of a mixture ``all-linear`` is attention alone (job/train/targets.py)."""
     module = group.name.removesuffix(".weight")
-    return target_modules == ("all-linear",) or any(
-        module == target or module.endswith(f".{target}") for target in target_modules
-    )
+    if target_modules == ("all-linear",):
+        return not is_mixture or "att" in module
+    return any(f".{module}".endswith(f".{target}") for target in target_modules)
 
 
 def _hidden(model: ModelFacts) -> int:

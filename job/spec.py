@@ -243,7 +243,10 @@ class JobSpec(BaseModel):
         0.0, doc="Dropout on the adapter's input.", why="0 saves up to half of the activations", ge=0, lt=1
     )
     target_modules: tuple[str, ...] = setting(
-        ("all-linear",), doc="Modules that get an adapter; `all-linear` is every linear layer but the head."
+        ("all-linear",),
+        doc="Modules that get an adapter; `all-linear` is every linear layer but the head, and of a mixture of experts "
+        "those of attention.",
+        why="adapters on all layers learn nearly as well as full tuning; those of experts would take tens of GiB",
     )
 
     trainer_args: Annotated[dict[str, Any], AfterValidator(_trainer_args)] = setting(

@@ -29,6 +29,7 @@ from job.probe.layers import Depths, depths, quantized_linears, stack
 from job.probe.live import Bytes, GpuKernels, LiveBytes
 from job.records import Activations, DryRun, DryRunTask, Precision
 from job.rundir import read_record, write_json
+from job.train.targets import target_modules
 
 REASON_LENGTH = 160  # characters; upstream's messages can be a page long
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -64,7 +65,7 @@ def measure(config: PreTrainedConfig, task: DryRunTask, tensors: AbstractContext
         linears, layers = quantized_linears(base), stack(base)
         deep = depths(layers, config)
         del layers[deep.more :]
-        model = get_peft_model(base, _lora(task), autocast_adapter_dtype=False).train()
+        model = get_peft_model(base, _lora(task, base), autocast_adapter_dtype=False).train()
     more, more_adapters = _all_parts(model, task, tensors), _adapter_parameters(model)
     del layers[deep.few :]
     few, few_adapters = _all_parts(model, task, tensors), _adapter_parameters(model)
@@ -93,13 +94,12 @@ def _mask(batch_size: int, q_length: int, kv_length: int, **kwargs: Any) -> torc
     return torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool)
 
 
-def _lora(task: DryRunTask) -> LoraConfig:
-    every = task.target_modules == ("all-linear",)
+def _lora(task: DryRunTask, model: PreTrainedModel) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=task.lora_r,
         lora_dropout=task.lora_dropout,
-        target_modules="all-linear" if every else list(task.target_modules),
+        target_modules=target_modules(model, task.target_modules),
     )
 
 

@@ -18,6 +18,7 @@ from job.train.callbacks import CompleteHistory, FiniteLoss, Progress, StopFile
 from job.train.model import load_base
 from job.train.proof import AdapterWatch
 from job.train.settings import config_settings
+from job.train.targets import target_modules
 from job.train.trainer import AdapterTrainer
 from job.train.vocabulary import add_tokens, trainable_token_indices
 
@@ -78,7 +79,7 @@ def make_trainer(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir) ->
             r=spec.lora_r,
             lora_alpha=spec.lora_alpha,
             lora_dropout=spec.lora_dropout,
-            target_modules="all-linear" if spec.target_modules == ("all-linear",) else list(spec.target_modules),
+            target_modules=target_modules(model, spec.target_modules),
             bias="none",
             trainable_token_indices=trainable_token_indices(model, added, spec.target_modules, plan.strategy),
         ),
