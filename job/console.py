@@ -85,6 +85,8 @@ class Console:
                 self._preparing(event)
             case "train_begin":
                 self.say(f"training: {event['total_steps']} steps")
+            case "longest_batch":
+                self.say(f"  the longest batch takes {event['peak_gib']:.1f} GiB at its fullest moment")
             case "train":
                 self._progress(event)
             case "train_end" if "train_runtime" in event:

@@ -108,9 +108,9 @@ class Supervisor:
             rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), self._shop)
             self._record_rows(prepared)
             plan = self._foresee(plan, prepared)
-            self._write_train_task(inputs.model, weights.result(self._stop), rows, prepared)
+            train_task = self._train_task(inputs.model, weights.result(self._stop), rows, prepared)
         with self._timed("train"):
-            plan, result = train_within_memory(plan, self._spec, self._run_dir, self._shop, self._console)
+            plan, result = train_within_memory(plan, train_task, self._spec, self._run_dir, self._shop, self._console)
         revisions = tuple(source.revision for source in inputs.train)
         metrics = make_metrics(self._spec, facts, plan, prepared, result, revisions, self._phases_s)
         card = model_card(metrics, output.adapter_location)
@@ -131,8 +131,8 @@ class Supervisor:
         self._log.write("prepared", **prepared.model_dump(mode="json", exclude={"chat_template": {"source"}}))
         self._console.rows(prepared)
 
-    def _write_train_task(self, model: ModelSource, folder: Path, rows: Path, prepared: Prepared) -> None:
-        task = TrainTask(
+    def _train_task(self, model: ModelSource, folder: Path, rows: Path, prepared: Prepared) -> TrainTask:
+        return TrainTask(
             model_path=folder.absolute(),
             data_path=rows.absolute(),
             base_model_name=model.name,
@@ -140,7 +140,6 @@ class Supervisor:
             has_eval=prepared.eval is not None,
             chat_template=prepared.chat_template,
         )
-        write_json(self._run_dir.train_task, task)
 
     def _foresee(self, plan: Plan, prepared: Prepared) -> Plan:
         """*plan* with time and cost for the rows that there really are."""

@@ -2,19 +2,20 @@
 
 import shutil
 
+from job.checkpoints import newest_checkpoint
 from job.console import Console
 from job.errors import Interrupted, OutOfMemory
 from job.events import EventLog, EventTail, LineTail
 from job.fallback import out_of_fallbacks, smaller_plan
 from job.launch import run_training
 from job.preparation import Workshop
-from job.records import Plan, TrainResult
+from job.records import Plan, TrainResult, TrainTask
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
 
 
 def train_within_memory(
-    plan: Plan, spec: JobSpec, run_dir: RunDir, shop: Workshop, console: Console
+    plan: Plan, task: TrainTask, spec: JobSpec, run_dir: RunDir, shop: Workshop, console: Console
 ) -> tuple[Plan, TrainResult]:
     """Train as *plan* says, and whenever memory runs out with less at a time, from the newest checkpoint; returns the
     plan that held.
@@ -26,6 +27,8 @@ def train_within_memory(
     """
     while True:
         write_json(run_dir.plan, plan)
+        checkpoint = newest_checkpoint(run_dir.checkpoints, plan)
+        write_json(run_dir.train_task, task.model_copy(update={"resume_from": checkpoint}))
         try:
             return plan, _train(plan, spec, run_dir, shop, console)
         except OutOfMemory as error:
@@ -34,9 +37,19 @@ def train_within_memory(
                 raise out_of_fallbacks(plan, error) from error
             plan = smaller
             EventLog(run_dir.log).write("out_of_memory", cause=error.cause, given_up=plan.fallbacks[-1])
-            console.warn(f"  {error.cause}; going on with {plan.fallbacks[-1]}")
-            shutil.rmtree(run_dir.errors)
-            run_dir.errors.mkdir()
+            console.warn(f"  {error.cause}: {plan.fallbacks[-1]}, and on from {_place(run_dir, plan)}")
+            _clear(run_dir)
+
+
+def _place(run_dir: RunDir, plan: Plan) -> str:
+    checkpoint = newest_checkpoint(run_dir.checkpoints, plan)
+    return checkpoint.name if checkpoint else "the first step"
+
+
+def _clear(run_dir: RunDir) -> None:
+    """Nothing that the workers before have left may be taken for the next ones'."""
+    shutil.rmtree(run_dir.errors)
+    run_dir.errors.mkdir()
 
 
 def _train(plan: Plan, spec: JobSpec, run_dir: RunDir, shop: Workshop, console: Console) -> TrainResult:

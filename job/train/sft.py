@@ -15,6 +15,7 @@ from job.records import AdapterProof, AddedTokens, LogEntry, Plan, TrainResult, 
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
 from job.train.callbacks import CompleteHistory, FiniteLoss, Progress, StopFile
+from job.train.fit import FitsMemory
 from job.train.model import load_base
 from job.train.proof import AdapterWatch
 from job.train.settings import config_settings
@@ -43,6 +44,8 @@ def train(run_dir: RunDir) -> None:
     progress, stop = Progress(EventLog(run_dir.log)), StopFile(run_dir.stop)
     for callback in (progress, stop, CompleteHistory(), FiniteLoss()):
         trainer.add_callback(callback)
+    if plan.use_gpu:
+        trainer.add_callback(FitsMemory(trainer, EventLog(run_dir.log)))
     watch, proof = AdapterWatch(trainer.adapted_model), None
     output = trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
     if not stop.stopped:
