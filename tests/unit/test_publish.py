@@ -10,7 +10,7 @@ import yaml
 from job.errors import OutputTaken, UploadIncomplete
 from job.output import Output
 from job.publish import copy_to_secondaries, publish
-from job.records import AdapterProof, AddedTokens, HardwareFacts, Plan
+from job.records import AdapterProof, AddedTokens, Decided, HardwareFacts, Plan
 from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.report.model_card import model_card
 from job.rundir import RunDir, write_bytes
@@ -196,3 +196,17 @@ def test_the_card_of_a_model_with_new_tokens_says_how_the_base_model_gets_them()
     assert "| chat template | chatml (JOB_CHAT_TEMPLATE) |" in card
     assert "resize_token_embeddings" not in model_card(plain, "./adapter")
     assert "generation_config" not in model_card(plain, "./adapter")
+
+
+def test_what_the_first_attempt_settles_holds_for_all_later_ones_of_the_same_job(tmp_path):
+    spec, other = (spec_for(tmp_path / "out", seed=seed) for seed in (1, 2))
+    output, settled = Output(str(tmp_path / "out")), Decided(quantization="nf4", packing=True)
+    assert output.decided(spec) is None
+
+    output.mark(spec, settled)
+    output.claim(spec)  # the next attempt, which marks the place again
+    assert output.decided(spec) == settled
+    assert output.decided(other) is None
+
+    output.mark(other)
+    assert output.decided(spec) is None
