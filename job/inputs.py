@@ -73,9 +73,9 @@ class ModelSource:
         return self.source.localize(cache, None if weights else small_files(Snapshot(self.source.files)))
 
 
-def find_model(text: str, cache: Path) -> ModelSource:
+def find_model(text: str, cache: Path | None = None) -> ModelSource:
     """Look into the model's configuration and safetensors headers: a real read, but no weights. Headers stay in
-    *cache*.
+    *cache*, if there is one.
 
     Raises:
         NotFound, AccessDenied, NetworkExhausted: it cannot be reached.
@@ -84,7 +84,7 @@ def find_model(text: str, cache: Path) -> ModelSource:
     uri = parse_uri(text, "model")
     store = open_store(uri)
     snapshot = store.snapshot()
-    facts = inspect_model(store, snapshot, cache / "headers")
+    facts = inspect_model(store, snapshot, cache / "headers" if cache else None)
     needed = (*small_files(snapshot), *weight_files(store, snapshot))
     name = uri.repo_id if isinstance(uri, HubUri) else text
     return ModelSource(facts, Source(uri, store, needed, snapshot.revision), name)

@@ -33,7 +33,9 @@ def find_inputs(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, *, nee
         Interrupted: a signal arrived.
     """
     hardware = inspect_hardware(env)
-    model = Task(lambda: find_model(spec.model, spec.work_dir / "cache")).result(stop)
+    # A job that is refused leaves nothing behind, not even the folder that it would have worked in.
+    cache = spec.work_dir / "cache" if spec.work_dir.is_dir() else None
+    model = Task(lambda: find_model(spec.model, cache)).result(stop)
     if needs_host:
         check_host(spec, hardware, model.facts.parameters)
     template = spec.chat_template

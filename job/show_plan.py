@@ -1,5 +1,6 @@
 """The verb ``plan``: how the job would run, on the GPUs that are here or on any that can be named."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ def run_plan(
     Raises:
         JobError: an input cannot be reached, or there is no plan.
     """
+    with contextlib.suppress(OSError):  # without it nothing is kept for the next time
+        spec.work_dir.mkdir(parents=True, exist_ok=True)
     inputs = find_inputs(spec, env, stop, needs_host=False)
     if gpus is not None:
         # What else the other machine has is not known.

@@ -23,7 +23,7 @@ _GROUPS = TypeAdapter(tuple[TensorGroup, ...])
 _INDEX = "model.safetensors.index.json"
 
 
-def inspect_model(store: Store, snapshot: Snapshot, cache: Path) -> ModelFacts:
+def inspect_model(store: Store, snapshot: Snapshot, cache: Path | None = None) -> ModelFacts:
     """Read the headers of the model in *store*, or take them from *cache*, where an earlier job has left them.
 
     Raises:
@@ -86,16 +86,22 @@ def read_header(store: Store, shard: StoredFile) -> dict[str, Any]:
     return header
 
 
-def _tensors(store: Store, shards: list[StoredFile], cache: Path) -> tuple[TensorGroup, ...]:
+def _tensors(store: Store, shards: list[StoredFile], cache: Path | None) -> tuple[TensorGroup, ...]:
+    if cache is None:
+        return _read_tensors(store, shards)
     cached = cache / f"{identity(shards)[:24]}.json"
     with contextlib.suppress(OSError, ValueError):  # not there, or another version's
         return _GROUPS.validate_json(cached.read_bytes())
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        headers = list(pool.map(lambda shard: read_header(store, shard), shards))
-    groups = tensor_groups(tensor for header in headers for tensor in header.items())
+    groups = _read_tensors(store, shards)
     with contextlib.suppress(OSError):  # a folder that cannot be written is found out by whoever needs it
         write_bytes(cached, _GROUPS.dump_json(groups))
     return groups
+
+
+def _read_tensors(store: Store, shards: list[StoredFile]) -> tuple[TensorGroup, ...]:
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        headers = list(pool.map(lambda shard: read_header(store, shard), shards))
+    return tensor_groups(tensor for header in headers for tensor in header.items())
 
 
 def tensor_groups(tensors: Iterable[tuple[str, dict[str, Any]]]) -> tuple[TensorGroup, ...]:

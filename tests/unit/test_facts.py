@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from job.errors import BadData, BadSpec, NotFound, UnsuitableHost
-from job.facts import hardware
+from job.facts import hardware, model
 from job.facts.dataset import choose_files
 from job.facts.gpus import parse_gpus
 from job.facts.model import inspect_model
@@ -151,6 +151,29 @@ def test_a_missing_shard_is_named(tmp_path):
         inspect(folder)
 
 
+def test_headers_are_read_once_and_again_when_the_weights_change(tmp_path, monkeypatch):
+    folder = make_model(tmp_path / "m")
+    write_safetensors(folder / "model.safetensors", {"layers.0.a": [4, 8], "layers.1.a": [4, 8], "b": [3]})
+    first = inspect(folder)
+    assert [(group.name, group.count) for group in first.tensors] == [("b", 1), ("layers.*.a", 2)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "read_header", lambda *_: pytest.fail("it was read before"))
+        assert inspect(folder) == first
+    write_safetensors(folder / "model.safetensors", {"c": [5, 5]})
+    assert inspect(folder).parameters == 25
+
+    (next((tmp_path / "headers").iterdir())).write_text("[{]")  # cut off in the middle
+    assert inspect(folder).parameters == 25
+
+
+def test_weights_that_are_stored_quantized_are_refused(tmp_path):
+    folder = make_model(tmp_path / "m", quantization_config={"quant_method": "gptq"})
+
+    with pytest.raises(BadSpec, match=r"stored quantized \(gptq\)"):
+        inspect(folder)
+
+
 def test_nested_configurations_are_read(tmp_path):
     folder = make_model(tmp_path / "m", text_config={"num_hidden_layers": 7, "max_position_embeddings": 99})
     write_safetensors(folder / "model.safetensors", {"a": [1]})
@@ -187,7 +210,7 @@ def test_a_folder_without_a_model_is_not_found(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
 
     with pytest.raises(NotFound, match=r"config\.json"):
-        find_model(str(tmp_path), tmp_path / "cache")
+        find_model(str(tmp_path))
 
 
 def choose(uri: str, *paths: str) -> list[str]:

@@ -168,7 +168,7 @@ def inputs(tmp_path: Path, local: bool = False) -> Inputs:
     with (folder / "model.safetensors").open("ab") as file:
         file.truncate(1000)
     (tmp_path / "rows.jsonl").write_bytes(b" " * 100)
-    model, rows = find_model(str(folder), tmp_path / "cache"), find_dataset(str(tmp_path / "rows.jsonl"))
+    model, rows = find_model(str(folder)), find_dataset(str(tmp_path / "rows.jsonl"))
     if not local:
         model, rows = type(model)(model.facts, remote(model.source), model.name), remote(rows)
     return Inputs(HardwareFacts(), model, None, (rows,), None)
