@@ -102,7 +102,7 @@ def _packing_objection(spec: JobSpec, facts: Facts, max_length: int, packs: int,
 
 def _unless_asked(spec: JobSpec, reason: str, fix: str) -> str:
     if spec.packing is True:
-        raise BadSpec(f"JOB_PACKING=true is not possible: {reason}.", fix)
+        raise BadSpec(f"JOB_PACKING, or an earlier attempt, asks for packing, which is not possible: {reason}.", fix)
     return reason
 
 

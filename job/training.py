@@ -25,12 +25,13 @@ def train_within_memory(
         Interrupted: a signal stopped training.
         JobError: whatever else ended it.
     """
+    events = EventTail(run_dir.log)
     while True:
         write_json(run_dir.plan, plan)
         checkpoint = newest_checkpoint(run_dir.checkpoints, plan)
         write_json(run_dir.train_task, task.model_copy(update={"resume_from": checkpoint}))
         try:
-            return plan, _train(plan, spec, run_dir, shop, console)
+            return plan, _train(plan, spec, run_dir, shop, console, events)
         except OutOfMemory as error:
             smaller = smaller_plan(plan, may_offload=spec.cpu_offload is not False)
             if smaller is None:
@@ -52,8 +53,10 @@ def _clear(run_dir: RunDir) -> None:
     run_dir.errors.mkdir()
 
 
-def _train(plan: Plan, spec: JobSpec, run_dir: RunDir, shop: Workshop, console: Console) -> TrainResult:
-    events, output = EventTail(run_dir.log), LineTail(run_dir.worker_log)
+def _train(
+    plan: Plan, spec: JobSpec, run_dir: RunDir, shop: Workshop, console: Console, events: EventTail
+) -> TrainResult:
+    output = LineTail(run_dir.worker_log)  # which each launch begins anew
 
     def watch() -> None:
         for event in events.new():

@@ -51,6 +51,7 @@ def test_a_batch_that_is_too_large_in_the_middle_is_halved_and_the_run_learns_th
     assert metrics.plan.global_batch_size == undisturbed.plan.global_batch_size
     assert f"and on from checkpoint-{largest // 2}" in ended.shown
     assert metrics.train.steps == STEPS
+    assert ended.shown.count("step 1/8") == 1  # what was said before is not said again
     assert losses(metrics) == pytest.approx(losses(undisturbed), abs=1e-5)
     assert metrics.train.loss == pytest.approx(undisturbed.train.loss, abs=1e-5)
     assert metrics.train.tokens == undisturbed.train.tokens
