@@ -123,7 +123,7 @@ class JobSpec(BaseModel):
         doc="Adapter trained on the frozen base. `qlora` is `lora` with `JOB_QUANTIZATION=nf4`.",
         why="megabytes to store, nearly the quality of full tuning",
     )
-    quantization: Quantization | Auto = setting(
+    quantization: Literal["auto", Quantization] = setting(
         "auto",
         doc="How the frozen base is held: `none` (16 bit; 32 bit on a CPU), `int8`, or `nf4` (4 bit, with double "
         "quantization).",
@@ -256,7 +256,7 @@ class JobSpec(BaseModel):
     check_rows: int | None = setting(
         None, doc="For the verb `check`: rows to look at.", why="all of them", changes_result=False, ge=1
     )
-    strategy: Strategy | Auto = setting(
+    strategy: Literal["auto", Strategy] = setting(
         "auto",
         doc="How to use the GPUs: one copy of the model (`single`), one on each (`ddp`), or one shared by all (`fsdp`; "
         "`zero2` and `zero3` by DeepSpeed); `cpu` runs without one, whatever the model's size.",

@@ -153,3 +153,7 @@ def test_only_settings_that_change_the_numbers_enter_the_fingerprint():
 
     assert same.fingerprint == load_spec(GOOD).fingerprint
     assert load_spec(GOOD | {"JOB_SEED": "1"}).fingerprint != same.fingerprint
+
+
+def test_a_choice_that_is_not_offered_is_one_problem_with_all_that_are():
+    assert refusal(JOB_QUANTIZATION="4bit") == "JOB_QUANTIZATION=4bit: expected 'auto', 'none', 'int8' or 'nf4'."
