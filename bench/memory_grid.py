@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -136,6 +137,7 @@ class Grid:
             found = measure(setting, plan, scratch / "model", scratch / "run")
         except (JobError, OSError, subprocess.CalledProcessError) as error:  # TimeoutError is an OSError
             self.wrong.append(f"{number}: {error}")
+            traceback.print_exception(error)  # with the worker's own, as a note
             return [f"failed: {' '.join(str(error).split())}"]
         finally:
             shutil.rmtree(scratch / "run", ignore_errors=True)
