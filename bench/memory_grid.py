@@ -141,17 +141,23 @@ class Grid:
             return [f"failed: {' '.join(str(error).split())}"]
         finally:
             shutil.rmtree(scratch / "run", ignore_errors=True)
-        return self._compared(number, plan, found)
+        if is_off(plan, found):
+            self.wrong.append(f"{number}: {found.allocated_gib:.2f} GiB allocated, {foreseen(plan)[0]:.2f} foreseen")
+        return compared(plan, found)
 
-    def _compared(self, number: int, plan: Plan, found: Measured) -> list[str]:
-        allocated, whole, speed = foreseen(plan)
-        difference = found.allocated_gib / allocated - 1
-        if abs(difference) > TOLERANCE:
-            self.wrong.append(f"{number}: {found.allocated_gib:.2f} GiB allocated, {allocated:.2f} foreseen")
-        return [
-            f"{allocated:.2f}", f"{found.allocated_gib:.2f}", f"{difference:+.1%}", f"{whole:.1f}",
-            f"{found.held_gib:.1f}", f"{speed:,.0f}", f"{found.tokens_per_s:,.0f}",
-        ]  # fmt: skip
+
+def is_off(plan: Plan, found: Measured) -> bool:
+    """Whether what was allocated is further than TOLERANCE from what *plan* foresaw."""
+    return abs(found.allocated_gib / foreseen(plan)[0] - 1) > TOLERANCE
+
+
+def compared(plan: Plan, found: Measured) -> list[str]:
+    """The last cells of a row."""
+    allocated, whole, speed = foreseen(plan)
+    return [
+        f"{allocated:.2f}", f"{found.allocated_gib:.2f}", f"{found.allocated_gib / allocated - 1:+.1%}",
+        f"{whole:.1f}", f"{found.held_gib:.1f}", f"{speed:,.0f}", f"{found.tokens_per_s:,.0f}",
+    ]  # fmt: skip
 
 
 def foreseen(plan: Plan) -> tuple[float, float, float]:

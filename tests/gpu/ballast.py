@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.tiny import ROOT
+
 GIB = 2**30
 POLL_S = 0.02
 
@@ -18,7 +20,7 @@ POLL_S = 0.02
 def ballast(go: Path) -> Iterator["subprocess.Popen[str]"]:
     """The process, ready and waiting for *go*; ended with the block."""
     command = [sys.executable, "-m", "tests.gpu.ballast", go]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "ready\n"
             yield process

@@ -5,7 +5,7 @@ from itertools import groupby
 import pyarrow as pa
 import pytest
 
-from bench.memory_grid import NOT_ALLOCATED, foreseen, predicted
+from bench.memory_grid import NOT_ALLOCATED, Measured, compared, foreseen, is_off, predicted
 from bench.memory_settings import ACCUMULATION, SETTINGS, STEPS, write_rows
 from job.facts.gpus import parse_gpus
 from job.memory import CONTEXT_GIB, SLACK
@@ -53,6 +53,16 @@ def test_the_longest_micro_batch_is_as_long_as_was_planned(setting, tmp_path):
     # Equal rows in a micro-batch would have no attention mask, of which the plan takes account.
     assert (len(set(lengths)) > 1) == (setting.per_device > 1)
     assert ("seq_lengths" in rows.column_names) == setting.packing
+
+
+@pytest.mark.parametrize(("share", "off"), [(0.89, True), (0.91, False), (1.0, False), (1.09, False), (1.11, True)])
+def test_a_peak_further_than_a_tenth_from_what_was_foreseen_is_wrong(share, off):
+    plan = SETTINGS[0].plan(H100)
+    allocated, whole, _ = foreseen(plan)
+    found = Measured(allocated_gib=share * allocated, held_gib=whole, tokens_per_s=1.0)
+
+    assert is_off(plan, found) is off
+    assert f"{share - 1:+.1%}" in compared(plan, found)
 
 
 def test_the_grid_varies_what_memory_depends_on():
