@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell comma
 BIN := .venv/bin
 RUN := demo-run
 
-.PHONY: demo test lint generate lock bench bench-prepare test-container test-gpu image clean
+.PHONY: demo test lint generate lock bench bench-prepare test-container test-gpu gpu-tests gpu-memory gpu-speed image clean
 
 demo: .venv/.installed ## make a tiny base model, fine-tune it through the real entrypoint, compare
 	@examples/demo/run.sh $(BIN)/python $(RUN)
@@ -14,8 +14,17 @@ test: .venv/.installed ## every test that needs no container engine and no GPU
 test-container: .venv/.installed ## build the image and run the demo in it
 	$(BIN)/python -m pytest -m container
 
-test-gpu: ## every check that needs a GPU, in an environment that has torch for it
-	python3 -m pytest -m gpu && python3 bench/gpu.py
+test-gpu: ## every check that needs a GPU, in an environment that has torch for it; a failure keeps none of the others back
+	$(MAKE) --keep-going gpu-tests gpu-memory gpu-speed
+
+gpu-tests:
+	python3 -m pytest -m gpu tests/gpu
+
+gpu-memory:
+	python3 bench/memory_grid.py
+
+gpu-speed:
+	python3 bench/gpu.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
-"""Throughput and peak memory of the job on one GPU, with random weights of a real configuration (no download).
+"""Whole jobs on one GPU: throughput and peak memory, with random weights of a real configuration (no download).
 
-python bench/gpu.py [--steps 30] [--layers 32]; needs about 40 GB of disk for the 8B model and its copy in memory.
+python bench/gpu.py [--steps 30] [--model meta-llama/Llama-3.1-8B]; needs about 40 GB of disk for the 8B model and its
+copy in memory. The plan is the job's own: bench/memory_grid.py measures settings that are chosen by hand.
 """
 
 import argparse
@@ -13,34 +14,14 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples" / "demo"))
+sys.path.insert(0, str(ROOT))
 
-SENTENCE = "the model reads a row and learns to answer what was asked in as few words as it can"
+from bench.random_model import MODELS, SENTENCE, make_model  # noqa: E402
+
 CASES = {
     "packed, 4,096": {"JOB_MAX_LENGTH": "4096", "JOB_PACKING": "true"},
     "unpacked, 1,024": {"JOB_MAX_LENGTH": "1024", "JOB_PACKING": "false"},
 }
-
-
-def make_model(folder: Path, rows: Path, layers: int) -> None:
-    """Llama-3.1-8B's shape (its published config.json) with random weights and a tokenizer of its vocabulary size."""
-    import torch
-    from tiny import train_tokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = train_tokenizer(rows.read_text().splitlines(), 1000, 8192)
-    config = LlamaConfig(
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=layers,
-        num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=131072, rope_theta=500000.0,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    with torch.device("cuda"):
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder)
-    del model
-    torch.cuda.empty_cache()  # the job's process needs the memory
-    tokenizer.save_pretrained(folder)
 
 
 def make_rows(path: Path, count: int) -> None:
@@ -65,20 +46,22 @@ def run_case(folder: Path, name: str, settings: dict[str, str], steps: int) -> N
     }
     subprocess.run([sys.executable, "entrypoint.py"], cwd=ROOT, env=env | settings, check=True)
     metrics = json.loads((output / "metrics.json").read_text())
-    train, gpu = metrics["train"], metrics["hardware"]["gpus"][0]["name"]
-    print(f"| {gpu} | {name} | {train['tokens_per_s']:,.0f} | {train['peak_gpu_memory_gib']} | {train['loss']:.4f} |")
+    train, plan, gpu = metrics["train"], metrics["plan"], metrics["hardware"]["gpus"][0]["name"]
+    foreseen = f"{plan['forecast']['tokens_per_s']:,.0f}" if plan["forecast"] else ""
+    cells = (gpu, name, f"{train['tokens_per_s']:,.0f}", foreseen, train["peak_gpu_memory_gib"], f"{train['loss']:.4f}")
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the job on one GPU.")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--layers", type=int, default=32, help="32 is the 8B model")
+    parser.add_argument("--model", choices=MODELS, default="meta-llama/Llama-3.1-8B")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_rows(folder / "rows.jsonl", 4000)
-        make_model(folder / "model", folder / "rows.jsonl", args.layers)
-        print("| device | case | tokens/s | peak GiB | loss |\n|---|---|---|---|---|")
+        make_model(folder / "model", args.model)
+        print("| device | case | tokens/s | foreseen | peak GiB | loss |\n|---|---|---|---|---|---|", flush=True)
         for name, settings in CASES.items():
             run_case(folder, name, settings, args.steps)
 

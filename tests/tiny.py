@@ -25,10 +25,13 @@ def write_rows(path: Path, count: int = 120, seed: int = 0) -> Path:
     return path
 
 
-def write_model(folder: Path, corpus: Path, vocab_size: int = 320, max_length: int = 512) -> Path:
+def write_model(
+    folder: Path, corpus: Path, vocab_size: int = 320, max_length: int = 512, hidden_size: int = 64
+) -> Path:
     """A two-layer Llama with random weights and a tokenizer trained on *corpus*."""
     script = ROOT / "bench" / "make_tiny_model.py"
-    arguments = [folder, "--corpus", corpus, "--vocab-size", vocab_size, "--max-length", max_length]
+    sizes = ["--vocab-size", vocab_size, "--max-length", max_length, "--hidden-size", hidden_size]
+    arguments = [folder, "--corpus", corpus, *sizes]
     subprocess.run([sys.executable, script, *map(str, arguments)], check=True, capture_output=True)
     return folder
 

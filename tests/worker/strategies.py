@@ -4,9 +4,10 @@
 """
 
 import os
+import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from job.checkpoints import newest_checkpoint
 from job.compatibility import adapter_dtypes
 from job.launch import launch_command, launch_env
 from job.prepare.story import prepare
@@ -29,12 +31,9 @@ GLOBAL_BATCH = 8
 TOKENS = torch.arange(3, 60)[None]
 STRATEGIES = ("single", "ddp", "fsdp", "zero2", "zero3")
 SHARDED = ("fsdp", "zero2", "zero3")  # those that run on GPUs only, and here by the shim
-ENV = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-SHIM = {
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'worker' / 'shim'}",
-    "ACCELERATE_TORCH_DEVICE": "cpu",
-    "DS_ACCELERATOR": "cpu",
-}
+SAVE_STEPS = 6
+ENV = {"OMP_NUM_THREADS": "1"}
+SHIM = {"ACCELERATE_TORCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu"}
 TIMEOUT_S = 300
 
 
@@ -79,6 +78,7 @@ class Run:
     chat_template: ChatTemplateChoice | None = None
     resume_from: Path | None = None
     module: str = "job.train"
+    shim: bool = True  # where the strategy needs it; not on a GPU
 
     @cached_property
     def files(self) -> RunDir:
@@ -102,7 +102,7 @@ class Run:
         assert ended.returncode == 0, ended.stdout[-6000:]
         return self
 
-    def attempt(self, shim: bool = True) -> "subprocess.CompletedProcess[str]":
+    def attempt(self) -> "subprocess.CompletedProcess[str]":
         """Train, however that ends."""
         spec = JobSpec(model="org/m", dataset_uri="org/d", **self.settings)
         task = TrainTask(
@@ -112,7 +112,7 @@ class Run:
         for path, record in ((self.files.spec, spec), (self.files.plan, self.plan), (self.files.train_task, task)):
             write_json(path, record)
         self.root.mkdir(parents=True, exist_ok=True)
-        env = os.environ | ENV | (SHIM if shim and self.plan.strategy in SHARDED else {})
+        env = _env(shim=self.shim and self.plan.strategy in SHARDED)
         command = [self.module if part == "job.train" else part for part in launch_command(self.plan, self.files)]
         return subprocess.run(
             command, cwd=self.root, env=launch_env(self.plan, env), timeout=TIMEOUT_S,
@@ -120,11 +120,27 @@ class Run:
         )  # fmt: skip
 
 
+def _env(shim: bool) -> dict[str, str]:
+    path = [ROOT, ROOT / "tests" / "worker" / "shim"] if shim else [ROOT]
+    around = os.environ.get("PYTHONPATH")  # where packages may be
+    joined = os.pathsep.join([*map(str, path), *([around] if around else [])])
+    return os.environ | ENV | (SHIM if shim else {}) | {"PYTHONPATH": joined}
+
+
+def resumed(run: Run, root: Path) -> Run:
+    """*run*, saved every SAVE_STEPS, as if it had died after its first checkpoint, begun again from there."""
+    shutil.rmtree(run.files.checkpoints / f"checkpoint-{STEPS}", ignore_errors=True)
+    checkpoint = newest_checkpoint(run.files.checkpoints, run.plan)
+    assert checkpoint.name == f"checkpoint-{SAVE_STEPS}"
+    return replace(run, root=root, resume_from=checkpoint).execute()
+
+
 def make_run(inputs: Inputs, root: Path, strategy: str, *, save_steps: int = STEPS, **plan: Any) -> Run:
-    """A run under *strategy*: one process for ``single``, else two."""
-    processes = 1 if strategy == "single" else 2
+    """A run under *strategy*: one process for ``single``, else two, unless *plan* says otherwise."""
+    processes = plan.get("num_processes", 1 if strategy == "single" else 2)
     defaults = {
-        "precision": "fp32", "per_device_train_batch_size": 2, "global_batch_size": GLOBAL_BATCH, "packing": False,
+        "num_processes": processes, "precision": "fp32", "per_device_train_batch_size": 2,
+        "global_batch_size": GLOBAL_BATCH, "packing": False,
         "gradient_accumulation_steps": GLOBAL_BATCH // (2 * processes), "gradient_checkpointing": False,
         "max_length": 256, "use_gpu": strategy in SHARDED, "reasons": {},
     }  # fmt: skip
@@ -132,7 +148,7 @@ def make_run(inputs: Inputs, root: Path, strategy: str, *, save_steps: int = STE
         "max_steps": STEPS, "learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_steps": 0,
         "logging_steps": 1, "save_steps": save_steps,
     }  # fmt: skip
-    return Run(inputs, root, Plan(strategy=strategy, num_processes=processes, **(defaults | plan)), settings)
+    return Run(inputs, root, Plan(strategy=strategy, **(defaults | plan)), settings)
 
 
 def logits_of(run: Run) -> torch.Tensor:
@@ -140,7 +156,8 @@ def logits_of(run: Run) -> torch.Tensor:
     quantized = {"quantization_config": quantization_config(run.plan)} if run.plan.quantization != "none" else {}
     base = AutoModelForCausalLM.from_pretrained(run.inputs.model, dtype=DTYPES[run.plan.precision], **quantized)
     with torch.no_grad():
-        return PeftModel.from_pretrained(base, run.adapter).eval()(input_ids=TOKENS).logits.float()
+        model = PeftModel.from_pretrained(base, run.adapter).eval()
+        return model(input_ids=TOKENS.to(base.device)).logits.float().cpu()
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from job.chat_template import BUILT_IN
-from job.checkpoints import newest_checkpoint
 from job.child import read_error
 from job.compatibility import adapter_dtypes
 from job.prepare.load import load_tokenizer
@@ -19,11 +18,21 @@ from job.rundir import read_record
 from job.train.model import DTYPES
 from tests.tiny import write_base_model
 from tests.worker.inside import Seen
-from tests.worker.strategies import SHARDED, STEPS, STRATEGIES, Inputs, Run, logits_of, make_inputs, make_run
+from tests.worker.strategies import (
+    SAVE_STEPS,
+    SHARDED,
+    STEPS,
+    STRATEGIES,
+    Inputs,
+    Run,
+    logits_of,
+    make_inputs,
+    make_run,
+    resumed,
+)
 
 pytestmark = pytest.mark.slow
 
-SAVE_STEPS = 6
 EVERY = [
     (strategy, quantization)
     for quantization in ("none", "nf4", "int8")
@@ -51,14 +60,6 @@ def trained(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Trained
         return runs[key]
 
     return train
-
-
-def resumed(run: Run, root: Path) -> Run:
-    """*run* as if it had died after its first checkpoint, begun again from there."""
-    shutil.rmtree(run.files.checkpoints / f"checkpoint-{STEPS}", ignore_errors=True)
-    checkpoint = newest_checkpoint(run.files.checkpoints, run.plan)
-    assert checkpoint.name == f"checkpoint-{SAVE_STEPS}"
-    return replace(run, root=root, resume_from=checkpoint).execute()
 
 
 @pytest.mark.parametrize(("strategy", "quantization"), EVERY)
@@ -201,7 +202,7 @@ def test_new_tokens_are_trained_under_sharding_or_refused(inputs, tmp_path, stra
 
 def test_a_plan_that_upstream_would_run_in_another_way_is_refused(inputs, tmp_path):
     """Without GPUs accelerate runs DDP where FSDP is asked for."""
-    run = make_run(inputs, tmp_path / "run", "fsdp", use_gpu=False)
+    run = replace(make_run(inputs, tmp_path / "run", "fsdp", use_gpu=False), shim=False)
 
-    assert run.attempt(shim=False).returncode
+    assert run.attempt().returncode
     assert "The plan says fsdp, but accelerate runs" in why_it_failed(run)

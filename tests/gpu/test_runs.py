@@ -1,17 +1,15 @@
-"""What only a GPU can show. `make test-gpu` on a machine that has one; elsewhere skipped, saying so."""
+"""Whole runs on a GPU. `make test-gpu` on a machine that has one; elsewhere skipped, saying so."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from job.facts.hardware import inspect_hardware
 from tests.e2e.job import run
+from tests.gpu.machine import GPUS, NEEDS_GPU, PRECISION
 from tests.tiny import write_base_model, write_model, write_rows, write_talks
 
-GPUS = inspect_hardware({}).gpus
-
-pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU is visible")]
+pytestmark = NEEDS_GPU
 
 
 @pytest.fixture
@@ -42,7 +40,7 @@ def test_one_gpu_is_found_planned_for_and_used(env):
 
     assert metrics["hardware"]["gpus"][0]["name"] == GPUS[0].name
     assert metrics["plan"]["use_gpu"]
-    assert metrics["plan"]["precision"] == ("bf16" if GPUS[0].compute_capability >= (8, 0) else "fp16")
+    assert metrics["plan"]["precision"] == PRECISION
     assert metrics["train"]["peak_gpu_memory_gib"] > 0
     assert metrics["eval"]["loss"] < metrics["eval"]["loss_before"]
 
