@@ -115,7 +115,7 @@ def _sizes(config: dict[str, Any]) -> _Sizes | None:
         head = config["head_dim"] if own else config.get("head_dim") or hidden // heads
         key = config["num_key_value_heads"] * head
         return _Sizes(hidden, heads * head, key, heads, head, config["intermediate_size"], config["num_hidden_layers"])
-    except KeyError:
+    except (KeyError, TypeError):  # absent or null: the class knows
         return None
 
 

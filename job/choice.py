@@ -22,12 +22,21 @@ class Choice:
 
 def choose(case: Case) -> Choice | None:
     """The first way in order of preference that fits, at its fastest; None when none fits."""
-    best = [_best(candidates(case, way)) for way in ways(case)]
+    best = best_of_each_way(case)
     taken = next((one for one in best if one.memory.fits and _host_holds(one, case)), None)
     if taken is None:
         return None
     others = [one for one in best if one is not taken] + _checkpointed_otherwise(taken, case)
     return Choice(taken, tuple(_alternative(other, taken, case) for other in others))
+
+
+def best_of_each_way(case: Case) -> list[Candidate]:
+    """In order of preference."""
+    return [_best(candidates(case, way)) for way in ways(case)]
+
+
+def host_lacks(one: Candidate, case: Case) -> str:
+    return f"the host has {case.facts.hardware.memory_gib:.0f} GiB for a base of {_base_gib(one, case):.0f} GiB"
 
 
 def _best(tier: list[Candidate]) -> Candidate:
@@ -74,8 +83,9 @@ def _verdict(other: Candidate, taken: Candidate, case: Case) -> str:
     if not other.memory.fits:
         return f"needs {other.memory.total_gib:.1f} of {other.memory.limit_gib:.1f} GiB"
     if not _host_holds(other, case):
-        host_gib = case.facts.hardware.memory_gib
-        return f"the host has {host_gib:.0f} GiB for a base of {_base_gib(other, case):.0f} GiB"
+        return host_lacks(other, case)
+    if other.setup.cpu_offload and not taken.setup.cpu_offload:
+        return "moves the base from the host's memory in every step, which is not needed"
     if other.setup.quantization != taken.setup.quantization:
         return "a quantized base is less exact, and not needed"
     if other.way != taken.way:

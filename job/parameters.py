@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from job.records import ModelFacts, TensorGroup
 
-_BLOCK = re.compile(r"\.(layers|h|blocks|layer)\.\*\.")
+_BLOCK = re.compile(r"(?:^|\.)(layers|h|blocks|layer)\.\*\.")
 _EXPERT = re.compile(r"\.experts\.")
 _NORM = re.compile(r"norm|ln_|layernorm", re.IGNORECASE)
 _OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
@@ -113,7 +113,7 @@ def _intermediate(model: ModelFacts) -> int:
 def _active_share(model: ModelFacts) -> float:
     config = model.config
     experts = next((config[name] for name in _EXPERT_COUNTS if config.get(name)), 0)
-    return min(1.0, config.get("num_experts_per_tok", experts) / experts) if experts else 1.0
+    return min(1.0, (config.get("num_experts_per_tok") or experts) / experts) if experts else 1.0
 
 
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")

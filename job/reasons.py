@@ -1,7 +1,10 @@
 """The choice in words."""
 
+from collections.abc import Iterable
+
 from job.candidates import Candidate, Case, Way
 from job.choice import Choice
+from job.memory import Setup
 from job.records import Alternative, Decided
 
 
@@ -29,9 +32,17 @@ def why_quantization(case: Case, choice: Choice, decided: Decided | None) -> str
     if spec.quantization != "auto" or spec.adapter == "qlora":
         return f"{taken.quantization}, as set"
     if taken.quantization == "none":
-        return f"none: the base fits in {taken.precision}"
-    exact = min((other for other in choice.alternatives if other.quantization == "none"), key=lambda o: o.memory_gib)
+        return _why_exact(taken, choice)
+    exact = _smallest(other for other in choice.alternatives if other.quantization == "none" and not other.cpu_offload)
     return f"{taken.quantization}: in {taken.precision} {exact.strategy} {exact.verdict} per GPU"
+
+
+def _why_exact(taken: Setup, choice: Choice) -> str:
+    if not taken.cpu_offload:
+        return f"none: the base fits in {taken.precision}"
+    quantized = [other for other in choice.alternatives if other.quantization != "none"]
+    but = f": quantized it {_smallest(quantized).verdict} per GPU while it is loaded" if quantized else ""
+    return f"none: the host's memory holds the base in {taken.precision}{but}"
 
 
 def why_checkpointing(case: Case, choice: Choice) -> str:
@@ -55,7 +66,11 @@ def _least_before(choice: Choice) -> Alternative | None:
         other for other in choice.alternatives if other.verdict.startswith("needs") and not _is_way_of(taken, other)
     ]
     same = [other for other in failed if other.quantization == taken.setup.quantization]
-    return min(same, key=lambda other: other.memory_gib, default=None)
+    return _smallest(same) if same else None
+
+
+def _smallest(others: Iterable[Alternative]) -> Alternative:
+    return min(others, key=lambda other: other.memory_gib)
 
 
 def _is_way_of(taken: Candidate, other: Alternative) -> bool:

@@ -324,6 +324,16 @@ class JobSpec(BaseModel):
             )
         if self.cpu_offload is True and self.strategy not in ("auto", "fsdp", "zero3"):
             raise ValueError(f"JOB_CPU_OFFLOAD=true contradicts JOB_STRATEGY={self.strategy}; use fsdp or zero3")
+        if self.quantization == "int8" and self.strategy == "fsdp":
+            raise ValueError(
+                "JOB_STRATEGY=fsdp cannot share a base with JOB_QUANTIZATION=int8, whose scales are lost on the way; "
+                "use JOB_QUANTIZATION=nf4, or JOB_STRATEGY=zero3"
+            )
+        if self.quantization == "int8" and self.strategy == "auto" and self.cpu_offload is True:
+            raise ValueError(
+                "JOB_CPU_OFFLOAD=true is done by fsdp, which contradicts JOB_QUANTIZATION=int8; leave JOB_CPU_OFFLOAD "
+                "unset, or use JOB_QUANTIZATION=none"
+            )
         if self.num_processes and self.global_batch_size % self.num_processes:
             raise ValueError(
                 f"JOB_GLOBAL_BATCH_SIZE={self.global_batch_size} cannot be shared by "

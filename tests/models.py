@@ -1,20 +1,29 @@
 """Real models without weights: the numbers of their ``config.json``, and the facts that `inspect_model` would read from
-their headers. ``python -m tests.models`` writes the facts to ``tests/golden/models``.
+their headers. ``python -m tests.models`` writes the facts to ``tests/golden/models``, and what the dry run finds of the
+models that the formula for activations does not know to ``tests/golden/dry_runs``.
 
 A model is built by transformers on the meta device and its tensors are named as ``save_pretrained`` would name them,
 which is how they stand on the Hub: one tensor per expert, though in memory all experts of a layer are one parameter.
 """
 
+# Torch is imported by those who build models: the tables below are for tests without it too.
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from job.activations import knows
 from job.facts.model import tensor_groups
-from job.records import ModelFacts
+from job.records import DryRun, DryRunTask, ModelFacts, Record
 from job.rundir import read_record
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 GOLDEN = Path(__file__).parent / "golden" / "models"
+DRY_RUNS = GOLDEN.parent / "dry_runs"
 
 _LLAMA3 = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072}
 _QWEN2 = {"model_type": "qwen2", "max_position_embeddings": 131072, "tie_word_embeddings": False}
@@ -110,8 +119,15 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def golden_path(name: str) -> Path:
-    return GOLDEN / f"{name.split('/')[1]}.json"
+# Of the shapes that `tests.plans` asks for: the job's defaults, in packs.
+DRY_RUN_TASK = DryRunTask(
+    model_path=Path("unused"), lora_r=16, lora_dropout=0, target_modules=("all-linear",), tokens=2048, masked=True
+)
+
+
+def golden_path(name: str, folder: Path = GOLDEN) -> Path:
+    """The file of the model *name*, given with or without its organization."""
+    return folder / f"{name.rsplit('/', 1)[-1]}.json"
 
 
 def golden_facts(name: str) -> ModelFacts:
@@ -119,15 +135,28 @@ def golden_facts(name: str) -> ModelFacts:
     return read_record(golden_path(name), ModelFacts)
 
 
-def model_facts(name: str) -> ModelFacts:
-    """The facts of the model *name*, all weights in bfloat16, from transformers' own code."""
+def golden_dry_run(name: str) -> DryRun | None:
+    """What the dry run has found of the model *name*; None where the formula makes it unnecessary, as in a real job."""
+    if knows(golden_facts(name).config):
+        return None
+    return read_record(golden_path(name, DRY_RUNS), DryRun)
+
+
+def build(config: dict[str, Any]) -> PreTrainedModel:
+    """The model of that *config* without memory for its weights, in bfloat16."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.bfloat16)
+
+
+def model_facts(name: str) -> ModelFacts:
+    """The facts of the model *name*, all weights in bfloat16, from transformers' own code."""
     from transformers.core_model_loading import revert_weight_conversion
 
     config = MODELS[name][1]
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.bfloat16)
+    model = build(config)
     weights = revert_weight_conversion(model, dict(model.named_parameters()))
     tensors = tensor_groups((key, {"shape": list(weight.shape), "dtype": "BF16"}) for key, weight in weights.items())
     parameters = sum(group.numel for group in tensors)
@@ -145,11 +174,26 @@ def model_facts(name: str) -> ModelFacts:
     )
 
 
+def dry_run(name: str) -> DryRun:
+    """What `job.probe.activations` finds of the model *name*, with adapters in bf16 and float32."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoConfig
+
+    from job.probe.activations import measure
+
+    return measure(AutoConfig.for_model(**MODELS[name][1]), DRY_RUN_TASK, FakeTensorMode())
+
+
 def main() -> None:
-    GOLDEN.mkdir(parents=True, exist_ok=True)
-    for name in MODELS:
-        text = json.dumps(model_facts(name).model_dump(mode="json"), indent=1)
-        golden_path(name).write_text(text + "\n", encoding="utf-8")
+    for name, (_, config) in MODELS.items():
+        _write(golden_path(name), model_facts(name))
+        if not knows(config):
+            _write(golden_path(name, DRY_RUNS), dry_run(name))
+
+
+def _write(path: Path, record: Record) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

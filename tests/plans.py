@@ -9,12 +9,11 @@ from pathlib import Path
 from job.errors import BadSpec
 from job.facts.gpus import parse_gpus
 from job.plan import make_plan
-from job.records import DatasetFacts, Facts, HardwareFacts, ModelFacts, PackingProbe, Plan
-from job.rundir import read_record
+from job.records import DatasetFacts, Facts, HardwareFacts, PackingProbe, Plan
 from job.spec import JobSpec
+from tests.models import golden_dry_run, golden_facts
 
-GOLDEN = Path(__file__).parent / "golden"
-PLANS = GOLDEN / "plans.md"
+PLANS = Path(__file__).parent / "golden" / "plans.md"
 # Lengths of a usual chat dataset: half of the rows below 300 tokens, one in twenty above 1,200.
 LENGTHS = (20, 60, 90, 120, 145, 170, 195, 220, 245, 270, 300, 335, 375, 420, 475, 545, 630, 740, 900, 1200, 2048)
 ROWS = DatasetFacts(
@@ -48,9 +47,10 @@ CASES = (
 def facts_for(model: str, gpus: str) -> Facts:
     return Facts(
         hardware=HardwareFacts(gpus=parse_gpus(gpus)),
-        model=read_record(GOLDEN / "models" / f"{model}.json", ModelFacts),
+        model=golden_facts(model),
         dataset=ROWS,
         packing=PackingProbe(isolated=True, reason=""),
+        dry_run=golden_dry_run(model),
     )
 
 

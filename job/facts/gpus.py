@@ -90,8 +90,9 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
 
 
 def by_memory() -> tuple[tuple[str, Gpu], ...]:
-    """Every GPU that can be named, with its name, the smallest memory first."""
-    return tuple((name, _gpu(kind)) for name, kind in sorted(_GPUS.items(), key=lambda item: item[1].memory_gib))
+    """Every GPU that can be named, with its name, the smallest memory first, and of about as much the slower first."""
+    kinds = sorted(_GPUS.items(), key=lambda item: (round(item[1].memory_gib), item[1].speed.tflops))
+    return tuple((name, _gpu(kind)) for name, kind in kinds)
 
 
 def speed_of(gpu: Gpu) -> GpuSpeed | None:

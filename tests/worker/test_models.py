@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.models import GOLDEN, MODELS, golden_facts, golden_path, model_facts
+from job.activations import knows
+from tests.models import DRY_RUNS, GOLDEN, MODELS, dry_run, golden_dry_run, golden_facts, golden_path, model_facts
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -17,6 +18,20 @@ def test_golden_facts_are_what_transformers_builds(name):
 
 def test_no_golden_facts_are_left_of_a_model_that_is_gone():
     assert set(GOLDEN.iterdir()) == {golden_path(name) for name in MODELS}
+
+
+def test_every_model_that_the_formula_does_not_know_has_a_golden_dry_run():
+    unknown = {name for name, (_, config) in MODELS.items() if not knows(config)}
+
+    assert unknown
+    assert set(DRY_RUNS.iterdir()) == {golden_path(name, DRY_RUNS) for name in unknown}
+    assert [golden_dry_run(name).failure for name in unknown] == [None] * len(unknown)
+
+
+def test_a_golden_dry_run_is_what_upstreams_code_holds_today():
+    name = "mistralai/Mixtral-8x7B-v0.1"
+
+    assert dry_run(name) == golden_dry_run(name)
 
 
 @pytest.mark.parametrize(

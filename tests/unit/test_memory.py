@@ -1,0 +1,398 @@
+"""The arithmetic of memory: docs/memory-model.md line by line, and what each setting changes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.activations import Adapter, activations, knows
+from job.memory import GIB, Setup, base_bytes, estimate
+from job.parameters import Parameters, count_parameters
+from job.plan import make_plan
+from job.records import Activations, DryRun, MemoryEstimate, ModelFacts, TensorGroup
+from job.spec import JobSpec
+from tests.models import MODELS, golden_dry_run, golden_facts
+from tests.plans import facts_for, plan_for
+
+ALL = ("all-linear",)
+DOCUMENT = Path(__file__).parents[2] / "docs" / "memory-model.md"
+LLAMA = "meta-llama/Llama-3.1-8B"
+LINEAR, WHOLE, ADAPTER, LARGEST = 6_979_321_856, 8_030_261_248, 41_943_040, 14336 * 4096
+TOKENS = 2048
+# Bytes of a token, whatever the model: the tests below change settings, not these.
+PASSING = Activations(saved=1e6, boundary=1e5, layer=2e5, transient=1e4, source="formula")
+
+
+def parameters(name: str = LLAMA) -> Parameters:
+    return count_parameters(golden_facts(name), 16, ALL)
+
+
+def setup(**changes: Any) -> Setup:
+    settings: dict[str, Any] = {
+        "strategy": "single", "num_processes": 1, "quantization": "none", "precision": "bf16", "adapter_dtype": "fp32",
+        "cpu_offload": False, "gradient_checkpointing": True, "per_device": 1, "length": TOKENS, "packing": True,
+        "masked": True, "optim": "adamw_torch_fused", "dropout": False,
+    }  # fmt: skip
+    return Setup(**(settings | changes))
+
+
+def lines(found: MemoryEstimate) -> dict[str, float]:
+    """Bytes by the name of their line."""
+    return {item.name: item.gib * GIB for item in found.items}
+
+
+def held(name: str = LLAMA, **changes: Any) -> dict[str, float]:
+    return lines(estimate(parameters(name), PASSING, setup(**changes), 24))
+
+
+# The document
+
+
+def table(heading: str, column: int) -> dict[str, float]:
+    """GiB by name, from the first table after *heading*."""
+    rows = DOCUMENT.read_text().split(heading)[1].split("\n\n")
+    cells = [line.strip("| ").split(" | ") for line in next(part for part in rows if part.startswith("|")).splitlines()]
+    return {row[0]: float(row[column]) for row in cells[2:] if re.fullmatch(r"[\d.]+", row[column])}
+
+
+def test_the_document_does_what_the_plan_does():
+    plan = plan_for("Llama-3.1-8B", "L4")
+    document = table("# How much of a GPU a step fills", column=2)
+
+    assert (plan.quantization, plan.per_device_train_batch_size, plan.gradient_checkpointing) == ("none", 1, True)
+    assert {item.name: round(item.gib, 2) for item in plan.memory.items} | {
+        "all": round(plan.memory.total_gib, 2)
+    } == document
+    assert plan.memory.limit_gib == 20.25
+
+
+def test_every_line_of_the_document_is_arithmetic_that_can_be_done_by_hand():
+    found = lines(plan_for("Llama-3.1-8B", "L4").memory)
+    boundary = 2 * 4096 * 32 + 4 * 4096 + 4 * 128 + 2048
+    passing = (boundary + 233_824 + 110_592) * TOKENS
+
+    assert ADAPTER == 16 * (8192 + 5120 + 5120 + 8192 + 18432 + 18432 + 18432) * 32
+    assert found == pytest.approx(
+        {
+            "base weights": WHOLE * 2,
+            "adapter and gradients": ADAPTER * (4 + 4 + 2),
+            "optimizer": ADAPTER * 8,
+            "activations": boundary * TOKENS,
+            "backward pass": (233_824 + 110_592) * TOKENS,
+            "allocator slack": 0.05 * passing,
+            "CUDA context": 0.6 * GIB,
+        }
+    )
+
+
+def test_what_a_layer_keeps_is_the_sum_in_the_document():
+    found = activations(golden_facts(LLAMA).config, Adapter("fp32", 16, 0.0, ALL), TOKENS, True)
+    norms, attention, mlp = 2 * 4 * 4096, 4 * 8192 + 128 + 4096, 6 * 14336
+    reads, ranks = 2 * (6 * 4096 + 14336), 7 * 2 * 16
+    layer = norms + attention + mlp + reads + ranks
+
+    assert layer == 233_824
+    assert found.saved == 32 * layer + 512 + 2048 == 7_484_928
+    assert found.layer + found.transient == 344_416
+    assert found.boundary == 281_088
+
+
+@pytest.mark.parametrize(("quantization", "column"), [("none", 1), ("nf4", 2)])
+def test_the_comparison_with_published_totals_is_the_arithmetic_of_today(quantization, column):
+    targets = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    theirs = setup(quantization=quantization, adapter_dtype="bf16", per_device=2, packing=False)
+    passing = activations(golden_facts(LLAMA).config, Adapter("bf16", 8, 0.0, targets), TOKENS, True)
+    found = lines(estimate(count_parameters(golden_facts(LLAMA), 8, targets), passing, theirs, 24))
+
+    ours = [
+        found["base weights"], found["adapter and gradients"] + found["optimizer"], found["activations"],
+        found["backward pass"],
+    ]  # fmt: skip
+    document = list(table("## Against published totals", column).values())
+    assert [*ours, sum(ours)] == pytest.approx([gib * GIB for gib in document[:5]], abs=0.0051 * GIB)
+    assert document[5] == (16.2 if quantization == "none" else 7.4)
+
+
+# What the settings change
+
+
+def test_nf4_halves_bytes_twice_for_linear_layers_alone_and_unpacks_the_largest():
+    exact, packed = held(), held(quantization="nf4")
+
+    assert packed["base weights"] == LINEAR * (0.5 + 1 / 64 + 4 / 64 / 256) + 2 * (WHOLE - LINEAR)
+    assert packed["backward pass"] - exact["backward pass"] == 2 * LARGEST == 112 * 2**20
+
+
+def test_int8_is_a_byte_and_its_inputs_outlive_checkpointing():
+    inputs = 2 * 32 * (2 * 4096 + 4096 + 14336) * TOKENS
+
+    assert held(quantization="int8")["base weights"] == LINEAR + 2 * (WHOLE - LINEAR)
+    assert held(quantization="int8")["inputs of int8 layers"] == inputs
+    assert held(quantization="int8", gradient_checkpointing=False, dropout=True)["inputs of int8 layers"] == inputs
+    assert "inputs of int8 layers" not in held(quantization="int8", gradient_checkpointing=False)
+    assert "inputs of int8 layers" not in held(quantization="nf4")
+
+
+def test_experts_are_never_quantized():
+    model = parameters("Qwen/Qwen3-30B-A3B")
+
+    assert base_bytes(model, setup()) - base_bytes(model, setup(quantization="nf4")) < 2 * model.linear
+    assert base_bytes(model, setup(quantization="nf4")) > 2 * model.experts
+
+
+def test_ddp_has_the_gradients_twice():
+    one, each = held(), held(strategy="ddp", num_processes=4)
+
+    assert each["adapter and gradients"] - one["adapter and gradients"] == 4 * ADAPTER
+    assert {**each, "adapter and gradients": 0} == {**one, "adapter and gradients": 0, "NCCL": 0.5 * GIB}
+
+
+def test_fsdp_shares_base_adapter_and_optimizer_and_gathers_two_layers():
+    one, each = held(), held(strategy="fsdp", num_processes=4)
+    outside = 2 * 128_256 * 4096 + 4096
+
+    assert each["base weights"] == one["base weights"] / 4
+    assert each["gathered weights"] == 2 * outside + 2 * (WHOLE - outside) * 2 / 32
+    assert each["adapter and gradients"] == ADAPTER * (4 + 4) / 4
+    assert each["optimizer"] == one["optimizer"] / 4
+    assert each["activations"] == one["activations"]
+
+
+def test_a_model_of_one_layer_is_not_gathered_twice():
+    one = Parameters(
+        linear=1000, experts=0, rest=0, outside=100, head=100, layers=1, largest_linear=100, active_share=1.0,
+        hidden=10, attention_width=10, linear_inputs=10, adapter=10,
+    )  # fmt: skip
+
+    found = lines(estimate(one, PASSING, setup(strategy="fsdp", num_processes=2), 24))
+
+    assert found["gathered weights"] == 2 * one.total
+
+
+@pytest.mark.parametrize(("strategy", "held_by"), [("zero2", 1), ("zero3", 4)])
+def test_deepspeed_trains_a_32_bit_copy_from_32_bit_gradients(strategy, held_by):
+    found = held(strategy=strategy, num_processes=4, adapter_dtype="bf16")
+
+    assert found["adapter and gradients"] == ADAPTER * (2 / held_by + 2 / 4)
+    assert found["optimizer"] == ADAPTER * 4 * (2 + 2) / 4
+    assert found["base weights"] == 2 * WHOLE / held_by
+
+
+def test_zero3_keeps_no_more_than_a_billion_gathered_parameters_alive():
+    outside = 2 * (2 * 128_256 * 8192 + 8192)
+    small, large = (
+        held(name, strategy="zero3", num_processes=8, adapter_dtype="bf16")["gathered weights"]
+        for name in ("Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.3-70B-Instruct")
+    )
+
+    assert small == 2 * golden_facts("Qwen/Qwen2.5-0.5B").parameters
+    assert large == outside + 2 * 10**9
+
+
+def test_a_base_in_the_hosts_memory_leaves_what_is_gathered():
+    found = held(strategy="fsdp", num_processes=1, cpu_offload=True)
+
+    assert "base weights" not in found
+    assert found["gathered weights"] == held(strategy="fsdp", num_processes=4)["gathered weights"]
+
+
+def test_a_quantized_base_is_whole_on_every_gpu_before_it_is_shared():
+    model = "meta-llama/Llama-3.3-70B-Instruct"
+    whole = base_bytes(parameters(model), setup(quantization="nf4"))
+
+    found = held(model, strategy="fsdp", num_processes=8, quantization="nf4", adapter_dtype="bf16")
+
+    assert found == pytest.approx(
+        {
+            "base while it is loaded": whole,
+            "its first parts": whole / 8,
+            "a weight being quantized": 2 * 28672 * 8192,
+            "CUDA context": 0.6 * GIB,
+            "NCCL": 0.5 * GIB,
+        }
+    )
+
+
+def test_where_training_needs_more_than_loading_training_counts():
+    long = held(strategy="fsdp", num_processes=8, quantization="nf4", gradient_checkpointing=False, length=16384)
+
+    assert "base while it is loaded" not in long
+    assert long["activations"] == 16384 * PASSING.saved
+
+
+@pytest.mark.parametrize(("optim", "states"), [("adamw_torch", 2), ("adamw_torch_fused", 2), ("adafactor", 0.01)])
+@pytest.mark.parametrize(("dtype", "size"), [("fp32", 4), ("bf16", 2)])
+def test_an_optimizer_keeps_its_states_in_the_adapters_dtype(optim, states, dtype, size):
+    assert held(optim=optim, adapter_dtype=dtype)["optimizer"] == ADAPTER * size * states
+
+
+def test_plain_gradient_descent_keeps_nothing():
+    assert "optimizer" not in held(optim="sgd")
+
+
+def test_an_adapter_in_16_bits_needs_no_cast():
+    assert held(adapter_dtype="bf16")["adapter and gradients"] == ADAPTER * (2 + 2)
+
+
+def test_without_checkpointing_all_layers_are_kept_and_none_is_recomputed():
+    found = held(gradient_checkpointing=False, per_device=8, length=512, packing=False)
+
+    assert found["activations"] == 4096 * PASSING.saved
+    assert "backward pass" not in found
+    assert found["loss head"] == 4096 * 32768 * 2 + 4096 * 4096 * 8
+
+
+def test_the_head_never_has_more_than_one_tile_of_logits():
+    short, long = (held(gradient_checkpointing=False, length=length)["loss head"] for length in (1000, 100_000))
+
+    assert short == 1000 * (32768 * 2 + 4096 * 8)
+    assert long == 256 * 2**20 + 100_000 * 4096 * 8
+
+
+def test_dropout_keeps_a_copy_and_a_mask_for_every_module():
+    config, width = golden_facts(LLAMA).config, 6 * 4096 + 14336
+    plain, dropped = (activations(config, Adapter("fp32", 16, p, ALL), TOKENS, True).saved for p in (0.0, 0.1))
+
+    assert dropped - plain == 32 * width  # 3 bytes instead of 2
+
+
+def test_a_mask_costs_repeated_heads_and_a_number_for_every_token_of_the_row():
+    config, adapter = golden_facts(LLAMA).config, Adapter("fp32", 16, 0.0, ALL)
+    free, short, long = (
+        activations(config, adapter, tokens, masked).saved
+        for tokens, masked in ((TOKENS, False), (TOKENS, True), (2 * TOKENS, True))
+    )
+
+    assert short - free == 32 * (4 * 4096 - 4 * 1024 + 2 * TOKENS) + TOKENS
+    assert long - short == 32 * 2 * TOKENS + TOKENS
+    assert activations(config, adapter, 2 * TOKENS, False).saved == free
+
+
+def test_packs_of_one_micro_batch_are_one_row_whose_mask_grows_with_its_square():
+    one, two = (
+        lines(plan_for("Llama-3.1-8B", "B200", per_device_train_batch_size=size).memory)["activations"]
+        for size in (1, 2)
+    )
+
+    assert two - 2 * one == 2 * TOKENS * TOKENS * (32 * 2 + 1)
+
+
+def test_soft_capped_scores_cost_8_bytes_for_every_pair_of_tokens_and_head():
+    config, adapter = golden_facts("google/gemma-2-2b-it").config, Adapter("bf16", 16, 0.0, ALL)
+    one, two = (activations(config, adapter, tokens, False).saved for tokens in (1000, 2000))
+
+    assert two - one == 1000 * (26 * 8 * 8 + 1)
+
+
+# Tensors, told by their names
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_is_counted_once(name):
+    found = parameters(name)
+
+    assert found.linear + found.experts + found.rest + found.outside == found.total == MODELS[name][0]
+    assert 0 < found.rest < 0.002 * found.total
+    assert bool(found.experts) == (found.active_share < 1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_come_from_the_head_or_from_the_embedding_that_is_tied_to_it(name):
+    config = golden_facts(name).config
+
+    assert parameters(name).head == config["vocab_size"] * config["hidden_size"]
+
+
+def test_experts_of_a_mixture_are_no_linear_modules_and_a_token_passes_through_few():
+    small, large = parameters("Qwen/Qwen3-30B-A3B"), parameters("Qwen/Qwen3-235B-A22B")
+
+    assert small.experts == 48 * 128 * 3 * 2048 * 768
+    assert small.linear == 48 * (2 * 2048 * 4096 + 2 * 2048 * 512)
+    assert small.rest == 48 * (2048 * 128 + 2 * 2048 + 2 * 128)  # router and norms
+    assert (round(small.multiplied / 1e9), round(large.multiplied / 1e9)) == (3, 22)  # as their names say
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if golden_dry_run(name)])
+def test_names_tell_the_same_as_the_modules_that_upstream_builds(name):
+    found, built = parameters(name), golden_dry_run(name)
+
+    assert found.linear == built.quantized_parameters
+    assert found.largest_linear == built.largest_linear_parameters
+    assert found.adapter == built.adapter_parameters
+
+
+def model(config: dict[str, Any], *tensors: tuple[str, tuple[int, ...], int]) -> ModelFacts:
+    groups = tuple(TensorGroup(name=name, shape=shape, dtype="BF16", count=count) for name, shape, count in tensors)
+    total = sum(group.numel for group in groups)
+    return ModelFacts(
+        uri="org/base", revision=None, model_type=config.get("model_type", "unknown"), parameters=total,
+        weights_bytes=2 * total, dtypes={"BF16": total}, tensors=groups, config=config, max_length=None, identity="",
+    )  # fmt: skip
+
+
+GPT2 = model(
+    {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None},
+    ("wte.weight", (50257, 768), 1), ("wpe.weight", (1024, 768), 1), ("ln_f.weight", (768,), 1),
+    ("h.*.ln_*.weight", (768,), 24), ("h.*.attn.bias", (1, 1, 1024, 1024), 12),
+    ("h.*.attn.c_attn.weight", (768, 2304), 12), ("h.*.attn.c_attn.bias", (2304,), 12),
+    ("h.*.attn.c_proj.weight", (768, 768), 12), ("h.*.mlp.c_fc.weight", (768, 3072), 12),
+    ("h.*.mlp.c_proj.weight", (3072, 768), 12),
+)  # fmt: skip
+
+
+def test_layers_may_stand_at_the_beginning_of_a_name():
+    found = count_parameters(GPT2, 16, ALL)
+
+    assert found.linear == 12 * 12 * 768 * 768
+    assert found.adapter == 12 * 16 * (768 * 4 + 768 * 2 + 768 * 5 + 768 * 5)
+    assert (found.layers, found.hidden, found.head) == (12, 768, 50257 * 768)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        GPT2,
+        model({}),
+        model({"model_type": "llama"}, ("weight", (), 1)),
+        model({"model_type": "llama", "hidden_size": 64}, ("model.layers.*.mlp.up_proj.weight", (64, 0), 2)),
+        model(golden_facts(LLAMA).config | {"num_key_value_heads": None}, ("lm_head.weight", (8, 8), 1)),
+        model(golden_facts("Qwen/Qwen3-8B").config | {"head_dim": None}, ("lm_head.weight", (8, 8), 1)),
+        model({"num_experts": 8, "num_experts_per_tok": None}, ("model.layers.*.experts.w1", (8, 64, 64), 2)),
+    ],
+    ids=["gpt2", "nothing", "scalar", "no elements", "no key heads", "no head size", "experts without a number"],
+)
+def test_an_odd_model_is_planned_for_all_the_same(odd):
+    facts = facts_for("Llama-3.1-8B", "2xL4").model_copy(update={"model": odd})
+
+    plan = make_plan(JobSpec(model="org/odd", dataset_uri="org/rows", global_batch_size=64), facts)
+
+    assert not knows(odd.config)
+    assert plan.strategy == "ddp"
+    assert "(rule of thumb)" in why_activations(plan.memory)
+
+
+def why_activations(found: MemoryEstimate) -> str:
+    return next((item.why for item in found.items if item.name == "activations"), "(rule of thumb)")
+
+
+# Architectures that the formula does not know
+
+
+def unknown(dry_run: DryRun | None) -> MemoryEstimate:
+    facts = facts_for("Qwen3-30B-A3B", "H200").model_copy(update={"dry_run": dry_run})
+    spec = JobSpec(model="org/m", dataset_uri="org/rows", global_batch_size=64, gradient_checkpointing=False)
+    return make_plan(spec, facts).memory
+
+
+def test_what_the_dry_run_has_found_is_used():
+    found = golden_dry_run("Qwen/Qwen3-30B-A3B")
+
+    assert lines(unknown(found))["activations"] == TOKENS * found.activations["fp32"].saved
+    assert why_activations(unknown(found)).endswith("(dry run)")
+
+
+@pytest.mark.parametrize("dry_run", [None, DryRun(failure="this architecture refuses fake tensors")])
+def test_without_a_dry_run_it_is_34_bytes_for_each_element_of_each_layers_input(dry_run):
+    assert lines(unknown(dry_run))["activations"] == TOKENS * 34 * 2048 * 48
+    assert why_activations(unknown(dry_run)).endswith("(rule of thumb)")
