@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from job.candidates import Way, adapter_dtype
@@ -19,9 +18,9 @@ from tests.worker.strategies import (
     STEPS,
     Inputs,
     Run,
-    logits_of,
     make_inputs,
     make_run,
+    moved_by,
     resumed,
 )
 
@@ -42,9 +41,9 @@ WAYS = [
     pytest.param(Way("zero2", "none"), PRECISION, id="zero2", marks=DEEPSPEED),
 ]
 EACH = pytest.mark.parametrize(("way", "precision"), WAYS)
-# On a CPU in bfloat16 all ways are within 0.002 in the loss, and within 0.02 in logits, which the adapter moves by 1,
-# over a base quantized alike. A GPU's kernels round in another order, and not always in the same.
-LOSS, LOGITS = 0.01, 0.1
+# At this rate no rounding grows from step to step: on a CPU all ways are within 0.005 in the loss, which falls by 0.4,
+# and what their adapters change within 3.5 % over a base quantized alike. A GPU's kernels round in another order.
+LEARNING_RATE, LOSS, CHANGE = 2e-3, 0.01, 0.1
 Trained = Callable[[Way, Any], Run]
 
 
@@ -71,7 +70,7 @@ def gpu_run(inputs: Inputs, root: Path, way: Way, precision: Any) -> Run:
         inputs, root, way.strategy, save_steps=SAVE_STEPS, quantization=way.quantization, cpu_offload=way.cpu_offload,
         precision=precision, adapter_dtype=adapter_dtype(way, precision), num_processes=1, use_gpu=True,
     )  # fmt: skip
-    return replace(run, shim=False)
+    return replace(run, shim=False, settings=run.settings | {"learning_rate": LEARNING_RATE})
 
 
 @EACH
@@ -79,7 +78,7 @@ def test_every_way_learns_what_single_does(trained, way, precision):
     run = trained(way, precision)
 
     assert run.losses == pytest.approx(trained(SINGLE, PRECISION).losses, abs=LOSS)
-    assert run.losses[-1] < run.losses[0] - 5 * LOSS
+    assert run.losses[-1] < run.losses[0] - LOSS
     assert run.result.peak_gpu_memory_gib > 0
 
 
@@ -91,7 +90,8 @@ def test_every_saved_adapter_is_whole_and_works_in_plain_peft(trained, way, prec
     assert {name: tensor.shape for name, tensor in tensors.items()} == {n: t.shape for n, t in expected.items()}
     assert {tensor.dtype for tensor in tensors.values()} == {DTYPES[run.plan.adapter_dtype]}
     assert run.result.adapter.changed_tensors == len(tensors)
-    torch.testing.assert_close(logits_of(run), logits_of(one), rtol=0, atol=LOGITS)
+    change, like = moved_by(run), moved_by(one)
+    assert (change - like).norm() < CHANGE * like.norm()
 
 
 @EACH

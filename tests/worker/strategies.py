@@ -153,11 +153,26 @@ def make_run(inputs: Inputs, root: Path, strategy: str, *, save_steps: int = STE
 
 def logits_of(run: Run) -> torch.Tensor:
     """What the run's adapter makes of a few tokens in plain PEFT, on a base quantized as in training."""
+    return _logits(load_in_plain_peft(run))
+
+
+def moved_by(run: Run) -> torch.Tensor:
+    """How far the run's adapter moves the logits of a few tokens."""
+    model = load_in_plain_peft(run)
+    with model.disable_adapter():
+        before = _logits(model)
+    return _logits(model) - before
+
+
+def load_in_plain_peft(run: Run) -> PeftModel:
     quantized = {"quantization_config": quantization_config(run.plan)} if run.plan.quantization != "none" else {}
     base = AutoModelForCausalLM.from_pretrained(run.inputs.model, dtype=DTYPES[run.plan.precision], **quantized)
-    with torch.no_grad():
-        model = PeftModel.from_pretrained(base, run.adapter).eval()
-        return model(input_ids=TOKENS.to(base.device)).logits.float().cpu()
+    return PeftModel.from_pretrained(base, run.adapter).eval()
+
+
+@torch.no_grad()
+def _logits(model: PeftModel) -> torch.Tensor:
+    return model(input_ids=TOKENS.to(model.device)).logits.float().cpu()
 
 
 def main() -> None:
