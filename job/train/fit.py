@@ -72,7 +72,11 @@ def longest_batch(trainer: AdapterTrainer) -> dict[str, torch.Tensor]:
     rows, size = trainer.train_dataset, trainer.plan.per_device_train_batch_size
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_numpy()
     longest = rows.select(np.argsort(-lengths, kind="stable")[:size])
-    return dict(trainer.data_collator([row | {"labels": row["input_ids"]} for row in longest]))
+    batch = [row | {"labels": row["input_ids"]} for row in longest]
+    if size > 1 and not trainer.plan.packing:
+        # Rows of one length need no padding and so no mask, which would be too little memory for those that do.
+        batch[-1] = {name: values[:-1] for name, values in batch[-1].items()}
+    return dict(trainer.data_collator(batch))
 
 
 @contextmanager

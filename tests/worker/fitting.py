@@ -26,6 +26,7 @@ class Fitting(Record):
     steps: int
     losses: tuple[float, ...]
     tried_tokens: int  # of the longest batch, padding included
+    masked: bool  # there is some
     held_gradients: int  # after the trial
 
 
@@ -54,6 +55,7 @@ def _fitting(trainer: Any, error: str | None) -> Fitting:
         steps=trainer.state.global_step,
         losses=tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry),
         tried_tokens=longest_batch(trainer)["input_ids"].numel(),
+        masked=not longest_batch(trainer)["attention_mask"].all(),
         held_gradients=sum(parameter.grad is not None for parameter in trainer.model.parameters()),
     )
 

@@ -45,6 +45,7 @@ def test_the_longest_rows_are_tried_together(inputs, tmp_path, monkeypatch):
     with pa.memory_map(str(inputs.data / "train.arrow")) as file:
         lengths = sorted(len(ids) for ids in pa.ipc.open_stream(file).read_all()["input_ids"].to_pylist())
     assert found.tried_tokens == 2 * lengths[-1]  # two rows, padded to the longer one
+    assert found.masked  # as most batches are, whose attention needs more memory
 
 
 def test_when_one_rank_has_too_little_memory_all_stop_before_the_first_step(inputs, tmp_path, monkeypatch):
