@@ -44,7 +44,7 @@ class _Family(NamedTuple):
 
 _FAMILIES = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "gemma", "granite", "smollm3"), _Family()),
-    **dict.fromkeys(("qwen3", "olmo2"), _Family(query_norm=True)),
+    "qwen3": _Family(query_norm=True),
     "gemma2": _Family(norms=4, eager=True),
     "gemma3_text": _Family(norms=4, query_norm=True),
     "phi3": _Family(fused=True),
@@ -171,7 +171,9 @@ def _attention(family: _Family, sizes: _Sizes, tokens: int, masked: bool) -> flo
         return 6 * query + 8 * sizes.heads * tokens
     kernel = 4 * query + 4 * sizes.heads
     if masked:
-        return kernel + 4 * query + 2 * tokens  # key and value repeated to all heads; the mask in the query's dtype
+        # Key and value repeated to all heads, but a single one as a view of itself; the mask in the query's dtype.
+        repeated = query if key > sizes.head else key
+        return kernel + 4 * repeated + 2 * tokens
     # A value that is part of a fused product keeps all of it.
     return kernel + (2 * query + 6 * key if family.fused else 4 * key)
 

@@ -144,15 +144,24 @@ def _activations(case: Case, setup: Setup) -> Activations:
     # A device's packs are flattened into one row.
     row = setup.tokens if setup.packing else setup.length
     found = activations(case.facts.model.config, adapter, row, setup.masked)
-    if found is None and case.facts.dry_run:
-        found = case.facts.dry_run.activations.get(dtype)
     if found is not None:
         return found
+    if (dry_run := case.facts.dry_run) and dtype in dry_run.activations:
+        # Without the casts of a 32-bit adapter, which are the adapter's line.
+        return _with_fixed(dry_run.activations[dtype], dry_run.fixed["bf16"], setup.tokens)
     hidden, layers = case.parameters.hidden, case.parameters.layers
     return Activations(
         saved=34 * hidden * layers, boundary=2 * hidden * layers, layer=34 * hidden, transient=34 * hidden,
         source="rule of thumb",
     )  # fmt: skip
+
+
+def _with_fixed(found: Activations, fixed: Activations, tokens: int) -> Activations:
+    """*found*, with what is there whatever the tokens spread over them: experts merged with their adapters."""
+    parts = ("saved", "boundary", "layer", "transient")
+    return Activations(
+        **{part: getattr(found, part) + getattr(fixed, part) / tokens for part in parts}, source=found.source
+    )
 
 
 def _tokens_per_s(case: Case, setup: Setup) -> float:

@@ -3,6 +3,7 @@
 The story: the host, the batch (`job.batch`), then the choice by memory and speed (`job.choice`), each with its reason.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from job.batch import settle_batch
@@ -10,7 +11,7 @@ from job.candidates import Case, per_device_sizes, quantizations
 from job.choice import Choice, choose
 from job.errors import BadSpec, UnsuitableHost
 from job.forecast import forecast, how_fast
-from job.parameters import count_parameters
+from job.parameters import Parameters, count_parameters
 from job.reasons import why_checkpointing, why_memory, why_quantization, why_strategy
 from job.records import Decided, Facts, HardwareFacts, Plan, Precision
 from job.remedy import nothing_fits
@@ -83,11 +84,19 @@ def _case(spec: JobSpec, facts: Facts, reasons: dict[str, str] | None = None) ->
     return Case(
         spec=spec,
         facts=facts,
-        parameters=count_parameters(facts.model, spec.lora_r, spec.target_modules),
+        parameters=_parameters(spec, facts),
         num_processes=num_processes,
         batch=settle_batch(spec, facts, num_processes, reasons),
         precision=_precision(spec, facts.hardware, reasons),
     )
+
+
+def _parameters(spec: JobSpec, facts: Facts) -> Parameters:
+    """The names of tensors do not tell of experts with adapters, which are fused only in memory: the dry run does."""
+    counted = count_parameters(facts.model, spec.lora_r, spec.target_modules)
+    if facts.dry_run and not facts.dry_run.failure:
+        return replace(counted, adapter=facts.dry_run.adapter_parameters)
+    return counted
 
 
 def _num_processes(spec: JobSpec, hardware: HardwareFacts) -> int:

@@ -41,7 +41,7 @@ def _why_exact(taken: Setup, choice: Choice) -> str:
     if not taken.cpu_offload:
         return f"none: the base fits in {taken.precision}"
     quantized = [other for other in choice.alternatives if other.quantization != "none"]
-    but = f": quantized it {_smallest(quantized).verdict} per GPU while it is loaded" if quantized else ""
+    but = f", and quantized it {_smallest(quantized).verdict} per GPU" if quantized else ""
     return f"none: the host's memory holds the base in {taken.precision}{but}"
 
 

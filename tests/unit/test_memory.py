@@ -388,8 +388,23 @@ def unknown(dry_run: DryRun | None) -> MemoryEstimate:
 def test_what_the_dry_run_has_found_is_used():
     found = golden_dry_run("Qwen/Qwen3-30B-A3B")
 
-    assert lines(unknown(found))["activations"] == TOKENS * found.activations["fp32"].saved
+    kept = TOKENS * found.activations["fp32"].saved + found.fixed["bf16"].saved
+    assert lines(unknown(found))["activations"] == pytest.approx(kept)
     assert why_activations(unknown(found)).endswith("(dry run)")
+
+
+def test_adapted_experts_are_planned_for_as_the_dry_run_has_found_them():
+    """Names tell nothing of them: on disk each expert has weights of its own, in memory a layer's are one tensor."""
+    found = golden_dry_run("Qwen/Qwen3-30B-A3B")
+    merged = Activations(saved=10 * GIB, boundary=0, layer=GIB, transient=0, source="dry run")
+    adapted = found.model_copy(update={"adapter_parameters": 10**9, "fixed": {"bf16": merged, "fp32": merged}})
+
+    usual = lines(unknown(found.model_copy(update={"adapter_parameters": 0})))
+    memory = lines(unknown(adapted))
+
+    assert "optimizer" not in usual
+    assert memory["optimizer"] == 8 * 10**9
+    assert memory["activations"] - usual["activations"] == pytest.approx(10 * GIB, rel=1e-4)
 
 
 @pytest.mark.parametrize("dry_run", [None, DryRun(failure="this architecture refuses fake tensors")])
