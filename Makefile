@@ -2,6 +2,8 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 RUN := demo-run
+# Test processes: most of their time is other processes' imports.
+JOBS ?= 2
 
 .PHONY: demo test lint generate lock bench bench-prepare test-container test-gpu gpu-tests gpu-memory gpu-speed image clean
 
@@ -9,7 +11,7 @@ demo: .venv/.installed ## make a tiny base model, fine-tune it through the real 
 	@examples/demo/run.sh $(BIN)/python $(RUN)
 
 test: .venv/.installed ## every test that needs no container engine and no GPU
-	$(BIN)/python -m pytest -m "not container and not gpu"
+	$(BIN)/python -m pytest -m "not container and not gpu" --numprocesses $(JOBS) --dist loadfile
 
 test-container: .venv/.installed ## build the image and run the demo in it
 	$(BIN)/python -m pytest -m container

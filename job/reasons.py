@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from job.candidates import Candidate, Case, Way
 from job.choice import Choice
-from job.memory import Setup
+from job.memory import GIB, Setup, base_bytes
 from job.records import Alternative, Decided
 
 
@@ -14,7 +14,7 @@ def why_strategy(case: Case, choice: Choice) -> str:
     kinds = " and ".join(dict.fromkeys(gpu.name for gpu in gpus))
     what = f"{setup.strategy} over {case.num_processes} × {kinds}"
     if setup.cpu_offload:
-        what += ", the base in the host's memory"
+        what += f", the base in {base_bytes(case.parameters, setup) / GIB:.0f} GiB of the host's memory"
     if case.spec.strategy == setup.strategy:
         return f"{what}, as set"
     if setup.shards_base and (before := _least_before(choice)):
