@@ -20,6 +20,7 @@ class Console:
         self._live = stream.isatty()
         self._open_line = False
         self._start: tuple[float, int, int] | None = None  # clock, step and tokens at the first logged step
+        self._done_before = 0  # steps of earlier launches of the workers
         self._evaluating_s = 0.0  # no part of the training speed
         self._foreseen: tuple[Forecast, float] | None = None  # with the price of all GPUs for an hour; until corrected
 
@@ -84,15 +85,17 @@ class Console:
             case "preparing":
                 self._preparing(event)
             case "train_begin":
-                self.say(f"training: {event['total_steps']} steps")
+                self._start, self._done_before = None, event["step"]
+                done = f", {event['step']} of them done before" if event["step"] else ""
+                self.say(f"training: {event['total_steps']} steps{done}")
             case "longest_batch":
                 self.say(f"  the longest batch takes {event['peak_gib']:.1f} GiB at its fullest moment")
             case "train":
                 self._progress(event)
             case "train_end" if "train_runtime" in event:
-                self.say(
-                    f"  {event['step']} steps in {event['train_runtime']:.1f} s, mean loss {event['train_loss']:.4f}"
-                )
+                # What the Trainer calls the mean loss leaves out the steps before a restart.
+                loss = "" if self._done_before else f", mean loss {event['train_loss']:.4f}"
+                self.say(f"  {event['step'] - self._done_before} steps in {event['train_runtime']:.1f} s{loss}")
             case "evaluation":
                 self._evaluating_s += event["eval_runtime"]
                 self.say(f"  step {event['step']}/{event['total_steps']}  eval loss {event['eval_loss']:.4f}")
