@@ -184,6 +184,12 @@ def test_a_base_in_the_hosts_memory_gives_the_same_losses(trained, strategy):
     assert offloaded.losses == pytest.approx(trained(strategy, quantization="none").losses, abs=1e-3)
 
 
+def test_a_single_gpu_too_can_leave_the_base_in_the_hosts_memory(trained):
+    offloaded = trained("fsdp", num_processes=1, cpu_offload=True)
+
+    assert offloaded.losses == pytest.approx(trained("single", quantization="none").losses, abs=1e-3)
+
+
 @pytest.mark.parametrize("strategy", SHARDED)
 def test_new_tokens_are_trained_under_sharding_or_refused(inputs, tmp_path, strategy):
     base = write_base_model(tmp_path / "base", inputs.model)
