@@ -73,6 +73,7 @@ def _alternative(other: Candidate, taken: Candidate, case: Case) -> Alternative:
         gradient_checkpointing=setup.gradient_checkpointing,
         per_device_train_batch_size=setup.per_device,
         memory_gib=round(other.memory.total_gib, 2),
+        fits=other.memory.fits,
         tokens_per_s=round(other.tokens_per_s, 1),
         verdict=_verdict(other, taken, case),
     )

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from job.inputs import Source
 from job.inspection import Inputs
+from job.parameters import count_parameters
 from job.records import ModelFacts
 from job.spec import JobSpec
 from job.uri import FileUri, parse_uri
 
-_FP32 = 4  # bytes; adapters are trained and saved in it
+_FP32 = 4  # bytes
 # Room for the adapter and five checkpoints of it (three kept, the best one, the one being written), each with Adam's
 # two moments.
 _ADAPTERS = 1 + 5 * 3
@@ -48,15 +49,8 @@ def disks_used(spec: JobSpec, inputs: Inputs) -> list[Disk]:
 
 
 def adapter_bytes(spec: JobSpec, model: ModelFacts) -> int:
-    """About the size of the adapter: A (r, in) and B (out, r) for every matrix of the model (Hu et al. 2021, section
-    4.1), a few more than ``all-linear`` takes. Experts are fused into one parameter, which gets none; the shape of a
-    packed 4-bit weight tells nothing."""
-    matrices = [
-        group
-        for group in model.tensors
-        if len(group.shape) == 2 and group.dtype.startswith(("F", "BF")) and ".experts." not in group.name
-    ]
-    return _FP32 * spec.lora_r * sum(sum(group.shape) * group.count for group in matrices)
+    """Bytes of the adapter, in the dtype that takes most."""
+    return _FP32 * count_parameters(model, spec.lora_r, spec.target_modules).adapter
 
 
 def _work_dir_bytes(spec: JobSpec, inputs: Inputs) -> int:

@@ -3,7 +3,10 @@ the frozen base. The global batch, and with it every optimizer step, stays what 
 
 from job.candidates import works
 from job.errors import OutOfMemory
-from job.records import Plan
+from job.records import Plan, Strategy
+
+# What can leave the base in the host's memory, in the place of each strategy; zero2 was asked for to keep it.
+_OFFLOADS: dict[Strategy, Strategy] = {"single": "fsdp", "ddp": "fsdp", "fsdp": "fsdp", "zero3": "zero3"}
 
 
 def smaller_plan(plan: Plan, *, may_offload: bool) -> Plan | None:
@@ -12,13 +15,9 @@ def smaller_plan(plan: Plan, *, may_offload: bool) -> Plan | None:
         return _with_smaller_micro_batch(plan)
     if not plan.gradient_checkpointing:
         return _given_up(plan, "gradient checkpointing on", gradient_checkpointing=True)
-    if (
-        may_offload
-        and not plan.cpu_offload
-        and plan.strategy in ("single", "ddp", "fsdp")
-        and works("fsdp", plan.quantization)
-    ):
-        return _given_up(plan, "base weights in the host's memory", strategy="fsdp", cpu_offload=True)
+    strategy = _OFFLOADS.get(plan.strategy)
+    if may_offload and not plan.cpu_offload and strategy and works(strategy, plan.quantization):
+        return _given_up(plan, "base weights in the host's memory", strategy=strategy, cpu_offload=True)
     return None
 
 

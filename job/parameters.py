@@ -56,17 +56,17 @@ def count_parameters(model: ModelFacts, lora_r: int, target_modules: tuple[str, 
         rest=in_blocks - linear_numel - expert_numel,
         outside=sum(group.numel for group in outside),
         head=max((group.numel for group in heads or outside), default=0),
-        layers=layers_of(model),
+        layers=_layers(model),
         largest_linear=max((group.numel // group.count for group in linear), default=0),
         active_share=_active_share(model),
         hidden=_hidden(model),
         attention_width=_attention_width(model),
-        linear_inputs=layers_of(model) * (2 * _hidden(model) + _attention_width(model) + _intermediate(model)),
+        linear_inputs=_layers(model) * (2 * _hidden(model) + _attention_width(model) + _intermediate(model)),
         adapter=sum(lora_r * sum(g.shape) * g.count for g in linear if _is_targeted(g, target_modules, bool(experts))),
     )
 
 
-def layers_of(model: ModelFacts) -> int:
+def _layers(model: ModelFacts) -> int:
     """Number of decoder layers, at least 1."""
     return int(model.config.get("num_hidden_layers") or model.config.get("n_layer") or 1)
 
@@ -79,6 +79,7 @@ def _is_linear(group: TensorGroup) -> bool:
     return (
         bool(_BLOCK.search(group.name))
         and len(group.shape) == 2
+        and group.dtype.startswith(("F", "BF"))  # the shape of packed weights tells nothing
         and not _EXPERT.search(group.name)
         and not _is_router(group)
         and not _NORM.search(group.name.split(".*.", 1)[-1].rsplit(".", 1)[0].rsplit(".", 1)[-1])

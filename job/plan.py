@@ -37,7 +37,7 @@ def make_plan(spec: JobSpec, facts: Facts, decided: Decided | None = None) -> Pl
     reasons: dict[str, str] = {}
     case = _case(_as_decided(spec, decided), facts, reasons)
     if not uses_gpu(spec, facts.hardware):
-        return _cpu_plan(case, reasons)
+        return _cpu_plan(case, decided, reasons)
     choice = choose(case)
     if choice is None:
         raise nothing_fits(case, lambda other, hardware: _case(other, facts.model_copy(update={"hardware": hardware})))
@@ -116,14 +116,15 @@ def _precision(spec: JobSpec, hardware: HardwareFacts, reasons: dict[str, str]) 
     return "fp16"
 
 
-def _cpu_plan(case: Case, reasons: dict[str, str]) -> Plan:
+def _cpu_plan(case: Case, decided: Decided | None, reasons: dict[str, str]) -> Plan:
     """One process, or several over gloo. Memory is the host's and plentiful: nothing is quantized unasked."""
     spec = case.spec
     many = case.num_processes > 1 or spec.strategy == "ddp"
     quantization = quantizations(spec)[0]
     checkpointing = spec.gradient_checkpointing is True
     reasons["strategy"] = f"ddp over {case.num_processes} processes, no GPU" if many else "cpu: one process, no GPU"
-    reasons["quantization"] = f"{quantization}: " + ("as set" if quantization != "none" else "no GPU memory to save")
+    why = "as set" if quantization != "none" else "no GPU memory to save"
+    reasons["quantization"] = f"{quantization}, as an earlier attempt decided" if decided else f"{quantization}: {why}"
     reasons["gradient_checkpointing"] = "as set" if checkpointing else "off: no GPU memory to save"
     return Plan(
         strategy="ddp" if many else "cpu",

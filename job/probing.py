@@ -21,14 +21,15 @@ _PACKAGES = ("transformers", "torch", "peft")
 class ProbeRun(Generic[RecordT]):
     """``python -m job.probe.NAME``, started now; what it finds is kept by *content* and the versions of libraries."""
 
-    def __init__(self, name: str, kind: type[RecordT], content: str, argument: Path, shop: Workshop) -> None:
-        self._folder = shop.cache / "probes" / name / cache_key(content, _PACKAGES)
-        self._found, self._kind, self._shop = self._folder / f"{name}.json", kind, shop
+    def __init__(self, name: str, kind: type[RecordT], content: str, asked: Path | Record, shop: Workshop) -> None:
+        """*asked*: what the module gets, a folder or the task that it is told in a file."""
+        folder = shop.cache / "probes" / name / cache_key(content, _PACKAGES)
+        self._found, self._kind, self._shop = folder / f"{name}.json", kind, shop
         self._child: Child | None = None
         if not self._found.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            arguments = [argument, self._folder]
-            self._child = Child(f"job.probe.{name}", arguments, self._folder / "error.json", shop.log, shop.env)
+            folder.mkdir(parents=True, exist_ok=True)
+            arguments = [asked if isinstance(asked, Path) else _write_task(folder, asked), folder]
+            self._child = Child(f"job.probe.{name}", arguments, folder / "error.json", shop.log, shop.env)
 
     def result(self) -> RecordT:
         """Wait for the probe.
@@ -39,6 +40,11 @@ class ProbeRun(Generic[RecordT]):
         if self._child:
             self._child.wait(self._shop.stop)
         return read_record(self._found, self._kind)
+
+
+def _write_task(folder: Path, task: Record) -> Path:
+    write_json(folder / "task.json", task)
+    return folder / "task.json"
 
 
 def gather(
@@ -71,6 +77,4 @@ def _dry_run(spec: JobSpec, model: ModelFacts, model_folder: Path, shop: Worksho
         masked=True,
     )
     content = task.model_dump_json(exclude={"model_path"}) + (model_folder / "config.json").read_text()
-    shop.cache.mkdir(parents=True, exist_ok=True)
-    write_json(task_file := shop.cache / "dry_run.json", task)
-    return ProbeRun("activations", DryRun, content, task_file, shop)
+    return ProbeRun("activations", DryRun, content, task, shop)

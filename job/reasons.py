@@ -62,9 +62,7 @@ def why_memory(case: Case, taken: Candidate) -> str:
 def _least_before(choice: Choice) -> Alternative | None:
     """Of the ways with the same quantization that did not fit, the one that needs the least memory."""
     taken = choice.taken
-    failed = [
-        other for other in choice.alternatives if other.verdict.startswith("needs") and not _is_way_of(taken, other)
-    ]
+    failed = [other for other in choice.alternatives if not other.fits and not _is_way_of(taken, other)]
     same = [other for other in failed if other.quantization == taken.setup.quantization]
     return _smallest(same) if same else None
 
@@ -78,4 +76,4 @@ def _is_way_of(taken: Candidate, other: Alternative) -> bool:
 
 
 def _outcome(other: Alternative) -> str:
-    return f"a step {other.verdict}" if other.verdict.startswith("needs") else f"there is {other.verdict}"
+    return f"there is {other.verdict}" if other.fits else f"a step {other.verdict}"

@@ -28,7 +28,7 @@ def inspect_hardware(env: Mapping[str, str]) -> HardwareFacts:
         driver=driver,
         cuda=cuda,
         cpus=usable_cpus(Path("/sys/fs/cgroup/cpu.max")),
-        memory_gib=round(psutil.virtual_memory().total / _GIB, 1),
+        memory_gib=round(usable_memory(Path("/sys/fs/cgroup/memory.max")) / _GIB, 1),
         shm_gib=None if env.get("NCCL_SHM_DISABLE") == "1" else _free_gib(SHARED_MEMORY),
     )
 
@@ -41,6 +41,16 @@ def usable_cpus(quota: Path) -> int:
     except OSError:  # no container, or cgroup v1
         return cpus
     return cpus if allowed == "max" else max(1, min(cpus, round(int(allowed) / int(period))))
+
+
+def usable_memory(limit: Path) -> int:
+    """Bytes that this process may use, no more than the container's *limit* (a ``memory.max`` of cgroup v2)."""
+    total: int = psutil.virtual_memory().total
+    try:
+        allowed = limit.read_text().strip()
+    except OSError:  # no container, or cgroup v1
+        return total
+    return total if allowed == "max" else min(total, int(allowed))
 
 
 def _free_gib(folder: Path) -> float | None:

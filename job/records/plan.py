@@ -55,6 +55,7 @@ class Alternative(Record):
     gradient_checkpointing: bool
     per_device_train_batch_size: int
     memory_gib: float
+    fits: bool  # into the GPUs
     tokens_per_s: float
     verdict: str
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from job.environment import load_spec
 from job.errors import UploadIncomplete
+from job.output import Output
+from job.records import Decided
 from job.report.metrics import Metrics
 from tests.e2e.job import logged, run, run_and_signal
 from tests.tiny import ROOT
@@ -19,6 +22,18 @@ pytestmark = pytest.mark.slow
 
 def s3_files(server: Any) -> dict[str, bytes]:
     return {key.removeprefix("out/"): data for key, data in server.keys("bucket").items() if key.startswith("out/")}
+
+
+def test_what_an_earlier_attempt_decided_holds_although_this_machine_would_decide_otherwise(env, tmp_path):
+    """Without a GPU nothing is quantized unasked; the attempt before had one."""
+    Output(env["JOB_OUTPUT_URI"]).mark(load_spec(env), Decided(quantization="nf4", packing=False))
+
+    ended = run(env)
+
+    assert ended.code == 0, ended.shown
+    plan = Metrics.model_validate_json((tmp_path / "output" / "metrics.json").read_bytes()).plan
+    assert (plan.quantization, plan.packing) == ("nf4", False)
+    assert "nf4, as an earlier attempt decided" in ended.shown
 
 
 def test_from_s3_to_s3_over_two_processes(env, s3_server, rows):

@@ -122,6 +122,15 @@ def test_a_container_is_not_taken_for_its_host(quota, cpus, tmp_path, monkeypatc
     assert hardware.usable_cpus(tmp_path / "cpu.max") == cpus
 
 
+@pytest.mark.parametrize(("limit", "gib"), [("max\n", 8), (f"{2 * 2**30}\n", 2), (f"{2**60}\n", 8), (None, 8)])
+def test_a_containers_memory_is_not_taken_for_its_hosts(limit, gib, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware.psutil, "virtual_memory", lambda: SimpleNamespace(total=8 * 2**30))
+    if limit:
+        (tmp_path / "memory.max").write_text(limit)
+
+    assert hardware.usable_memory(tmp_path / "memory.max") == gib * 2**30
+
+
 def test_parameters_are_counted_from_headers_alone(tmp_path):
     folder = make_model(tmp_path / "m", max_position_embeddings=4096)
     write_safetensors(folder / "model.safetensors", {"a": [4, 8], "b": [3]})

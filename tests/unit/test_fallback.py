@@ -51,6 +51,14 @@ def test_a_base_that_must_stay_on_the_gpu_stays_there():
     assert (last.strategy, last.cpu_offload, last.fallbacks) == ("ddp", False, ("gradient checkpointing on",))
 
 
+def test_zero3_offloads_as_itself_and_zero2_keeps_the_base():
+    tight = {"gradient_checkpointing": True}
+
+    assert fall_all_the_way(plan(strategy="zero3", **tight))[-1].strategy == "zero3"
+    assert fall_all_the_way(plan(strategy="zero3", **tight))[-1].cpu_offload
+    assert fall_all_the_way(plan(strategy="zero2", **tight)) == [plan(strategy="zero2", **tight)]
+
+
 def test_nothing_is_given_up_twice():
     assert smaller_plan(plan(strategy="fsdp", gradient_checkpointing=True, cpu_offload=True), may_offload=True) is None
 

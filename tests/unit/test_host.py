@@ -164,7 +164,9 @@ def remote(source: Source) -> Source:
 def inputs(tmp_path: Path, local: bool = False) -> Inputs:
     """A model of 1,000 bytes and more in its header, and 100 bytes of rows."""
     folder = make_model(tmp_path / "model")
-    write_safetensors(folder / "model.safetensors", {"up.weight": [4, 8], "norm.weight": [8]})
+    write_safetensors(
+        folder / "model.safetensors", {"model.layers.0.self_attn.o_proj.weight": [4, 8], "norm.weight": [8]}
+    )
     with (folder / "model.safetensors").open("ab") as file:
         file.truncate(1000)
     (tmp_path / "rows.jsonl").write_bytes(b" " * 100)
@@ -231,7 +233,9 @@ def test_a_place_that_names_no_size_is_left_to_the_write_probe(tmp_path):
 def test_an_adapter_is_as_large_as_its_two_factors_of_every_matrix(tmp_path):
     """The linear layers of Llama-3.1-8B at rank 16: 41,943,040 parameters, as PEFT counts them."""
     shapes = {(4096, 4096): 2, (1024, 4096): 2, (14336, 4096): 2, (4096, 14336): 1}
-    layers = tuple(TensorGroup(name="w", shape=s, dtype="BF16", count=32 * n) for s, n in shapes.items())
+    layers = tuple(
+        TensorGroup(name="model.layers.*.w.weight", shape=s, dtype="BF16", count=32 * n) for s, n in shapes.items()
+    )
     norm = TensorGroup(name="norm", shape=(4096,), dtype="BF16", count=65)
     facts = ModelFacts(
         uri="", revision=None, model_type="llama", parameters=1, weights_bytes=1, dtypes={}, tensors=(*layers, norm),

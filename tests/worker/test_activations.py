@@ -138,14 +138,14 @@ def test_every_family_of_the_formula_is_compared():
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", FORMULA)
 def test_the_formula_is_within_5_percent_of_the_dry_run(name, masked):
-    check_formula(name, ALL, 0.0, masked)
+    assert deviation(name, ALL, 0.0, masked) <= 0.05
 
 
 @pytest.mark.parametrize(
     "name", ["meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it", "microsoft/phi-2", "microsoft/phi-4"]
 )
 def test_the_formula_knows_dropout(name):
-    check_formula(name, ALL, 0.05, masked=False)
+    assert deviation(name, ALL, 0.05, masked=False) <= 0.05
 
 
 @pytest.mark.parametrize(
@@ -157,16 +157,19 @@ def test_the_formula_knows_dropout(name):
     ],
 )
 def test_the_formula_knows_which_modules_are_adapted(name, targets):
-    check_formula(name, targets, 0.05, masked=False)
+    assert deviation(name, targets, 0.05, masked=False) <= 0.05
 
 
-def check_formula(name: str, targets: tuple[str, ...], dropout: float, masked: bool) -> None:
+def deviation(name: str, targets: tuple[str, ...], dropout: float, masked: bool) -> float:
+    """The largest share by which a peak of the formula is off the dry run's, plain or checkpointed, in either dtype."""
     config = FORMULA[name]
     found = dry_run(config, task(dropout, masked, tokens=2048, target_modules=targets))
     assert set(found.activations) == {"bf16", "fp32"}
-    for dtype, measured in found.activations.items():
-        formula = activations(config, Adapter(dtype, 16, dropout, targets), 2048, masked)
-        assert peaks(formula) == pytest.approx(peaks(measured), rel=0.05)
+    formulas = {
+        dtype: activations(config, Adapter(dtype, 16, dropout, targets), 2048, masked) for dtype in found.activations
+    }
+    pairs = [zip(peaks(formulas[dtype]), peaks(measured), strict=True) for dtype, measured in found.activations.items()]
+    return max(abs(formula / measured - 1) for pair in pairs for formula, measured in pair)
 
 
 @pytest.mark.parametrize(
