@@ -6,77 +6,23 @@ Names are upstream's own (TRL, PEFT), lower case; the variable is ``JOB_`` + the
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from job.chat_template import BUILT_IN
+from job.kinds import (
+    Auto,
+    ChatTemplate,
+    Column,
+    DatasetUri,
+    DatasetUris,
+    ModelUri,
+    OutputUris,
+    Scheduler,
+    TrainerArgs,
+    Weight,
+)
 from job.records import Allowance, Format, Quantization, Strategy
-from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
-from job.uri import HubUri, parse_uri
-
-Auto = Literal["auto"]
-Scheduler = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
-]
-Weight = Annotated[float, Field(gt=0, le=100)]
-Column = Literal[
-    "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text", "chosen", "rejected",
-    "label",
-]  # fmt: skip
-
-
-def _model_uri(text: str) -> str:
-    parse_uri(text, "model")
-    return text
-
-
-def _dataset_uri(text: str) -> str:
-    parse_uri(text, "dataset")
-    return text
-
-
-def _dataset_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
-    for uri in uris:
-        parse_uri(uri, "dataset")
-    if len(set(uris)) < len(uris):
-        raise ValueError("names the same place twice; give it a higher weight in JOB_DATASET_WEIGHTS")
-    return uris
-
-
-def _one_or_more(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value  # a spec file may name a single place without brackets
-
-
-def _chat_template(text: str) -> str:
-    if text in BUILT_IN:
-        return text
-    try:
-        uri = parse_uri(text, "model")
-    except ValueError as error:
-        raise ValueError(f"{error}; built in are {' and '.join(BUILT_IN)}") from error
-    if isinstance(uri, HubUri) and uri.repo_id.endswith(".jinja"):
-        raise ValueError("it would be a repository on the Hub; write ./ before a path")
-    return text
-
-
-def _output_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
-    for uri in uris:
-        parse_uri(uri, "output")
-    if len(set(uris)) < len(uris):
-        raise ValueError("names the same place twice")
-    return uris
-
-
-def _trainer_args(args: dict[str, Any]) -> dict[str, Any]:
-    for name in args:
-        if name in VARIABLE_FOR_TRAINER_ARG:
-            raise ValueError(f"{name!r} has a variable of its own; set {VARIABLE_FOR_TRAINER_ARG[name]}")
-        if name in OWNED_TRAINER_ARGS:
-            raise ValueError(f"{name!r} is set by the job itself and cannot be passed through")
-        if name not in SFT_CONFIG_FIELDS:
-            raise ValueError(f"{name!r} is not a field of TRL's SFTConfig")
-    return args
 
 
 def setting(default: Any = ..., *, doc: str, why: str = "", changes_result: bool = True, **limits: Any) -> Any:
@@ -91,12 +37,12 @@ class JobSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: Annotated[str, AfterValidator(_model_uri)] = setting(
+    model: ModelUri = setting(
         doc="Base model: `org/name[@revision]` or `hf://org/name[@revision]` on the Hub, `s3://bucket/prefix`, or a "
         "folder. It holds `config.json`, `tokenizer.json` and safetensors weights."
     )
     # Not every verb needs rows or an output, so their absence is found by load_spec.
-    dataset_uri: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(_dataset_uris)] = setting(
+    dataset_uri: DatasetUris = setting(
         (),
         doc="Training rows: `s3://bucket/key` (a file, a prefix, or a pattern such as `data/**/*.jsonl`), "
         "`hf://datasets/org/name[@revision][/path][?config=…&split=…]`, bare `org/name`, a file, a folder or a "
@@ -111,7 +57,7 @@ class JobSpec(BaseModel):
         "row twice, 2.5 every row twice and half of them once more. Rows held out by `JOB_EVAL_FRACTION` stand once.",
         why="every row once",
     )
-    output_uri: Annotated[tuple[str, ...], AfterValidator(_output_uris)] = setting(
+    output_uri: OutputUris = setting(
         (),
         doc="Where the result goes: `s3://bucket/prefix`, `hf://org/name` or a folder. Several, separated by commas: "
         "the first is primary and names the run, the others receive a copy of the finished result.",
@@ -148,7 +94,7 @@ class JobSpec(BaseModel):
         doc="For `text` rows: loss only on what follows the last occurrence of this text, such as `### Response:`.",
         why="all of the text is learned",
     )
-    chat_template: Annotated[str, AfterValidator(_chat_template)] | None = setting(
+    chat_template: ChatTemplate | None = setting(
         None,
         doc="Chat template that renders conversations: `chatml` or `plain`; a `.jinja` file; or a model whose "
         "tokenizer has one (`org/name`, `hf://org/name`, `s3://bucket/prefix`, a folder), whose tokens it brings.",
@@ -181,7 +127,7 @@ class JobSpec(BaseModel):
         ge=0,
         lt=1,
     )
-    eval_dataset_uri: Annotated[str, AfterValidator(_dataset_uri)] | None = setting(
+    eval_dataset_uri: DatasetUri | None = setting(
         None, doc="Rows to evaluate on, in the same format as the training rows.", why="no evaluation unasked"
     )
     eval_steps: int | None = setting(
@@ -249,7 +195,7 @@ class JobSpec(BaseModel):
         why="adapters on all layers learn nearly as well as full tuning; those of experts would take tens of GiB",
     )
 
-    trainer_args: Annotated[dict[str, Any], AfterValidator(_trainer_args)] = setting(
+    trainer_args: TrainerArgs = setting(
         {}, doc='Any other field of TRL\'s `SFTConfig`, as JSON: `{"neftune_noise_alpha": 5}`.'
     )
 

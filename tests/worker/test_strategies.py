@@ -100,10 +100,7 @@ def test_an_adapter_that_zero3_has_shared_out_is_saved_whole(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("strategy", "plan"),
     [(strategy, {"quantization": "none"}) for strategy in STRATEGIES]
-    + [
-        (strategy, {"quantization": "nf4", "precision": "bf16", "adapter_dtype": "bf16"})
-        for strategy in ("ddp", "fsdp", "zero3")
-    ],
+    + [(strategy, {"quantization": "nf4", "precision": "bf16", "adapter_dtype": "bf16"}) for strategy in STRATEGIES],
     ids=lambda value: value if isinstance(value, str) else value["quantization"],
 )
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(trained, tmp_path, strategy, plan):

@@ -1,0 +1,80 @@
+"""What a single setting may be: the kinds of values that `JobSpec`'s fields are declared with."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from job.chat_template import BUILT_IN
+from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
+from job.uri import HubUri, parse_uri
+
+Auto = Literal["auto"]
+Scheduler = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+Weight = Annotated[float, Field(gt=0, le=100)]
+Column = Literal[
+    "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text", "chosen", "rejected",
+    "label",
+]  # fmt: skip
+
+
+def _model_uri(text: str) -> str:
+    parse_uri(text, "model")
+    return text
+
+
+def _dataset_uri(text: str) -> str:
+    parse_uri(text, "dataset")
+    return text
+
+
+def _dataset_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
+    for uri in uris:
+        parse_uri(uri, "dataset")
+    if len(set(uris)) < len(uris):
+        raise ValueError("names the same place twice; give it a higher weight in JOB_DATASET_WEIGHTS")
+    return uris
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value  # a spec file may name a single place without brackets
+
+
+def _chat_template(text: str) -> str:
+    if text in BUILT_IN:
+        return text
+    try:
+        uri = parse_uri(text, "model")
+    except ValueError as error:
+        raise ValueError(f"{error}; built in are {' and '.join(BUILT_IN)}") from error
+    if isinstance(uri, HubUri) and uri.repo_id.endswith(".jinja"):
+        raise ValueError("it would be a repository on the Hub; write ./ before a path")
+    return text
+
+
+def _output_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
+    for uri in uris:
+        parse_uri(uri, "output")
+    if len(set(uris)) < len(uris):
+        raise ValueError("names the same place twice")
+    return uris
+
+
+def _trainer_args(args: dict[str, Any]) -> dict[str, Any]:
+    for name in args:
+        if name in VARIABLE_FOR_TRAINER_ARG:
+            raise ValueError(f"{name!r} has a variable of its own; set {VARIABLE_FOR_TRAINER_ARG[name]}")
+        if name in OWNED_TRAINER_ARGS:
+            raise ValueError(f"{name!r} is set by the job itself and cannot be passed through")
+        if name not in SFT_CONFIG_FIELDS:
+            raise ValueError(f"{name!r} is not a field of TRL's SFTConfig")
+    return args
+
+
+ModelUri = Annotated[str, AfterValidator(_model_uri)]
+DatasetUri = Annotated[str, AfterValidator(_dataset_uri)]
+DatasetUris = Annotated[tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(_dataset_uris)]
+OutputUris = Annotated[tuple[str, ...], AfterValidator(_output_uris)]
+ChatTemplate = Annotated[str, AfterValidator(_chat_template)]
+TrainerArgs = Annotated[dict[str, Any], AfterValidator(_trainer_args)]
