@@ -5,6 +5,7 @@ true, false, 1 or 0, and ``JOB_TRAINER_ARGS`` is JSON.
 """
 
 import difflib
+import itertools
 import json
 import re
 import types
@@ -67,7 +68,7 @@ def load_spec(
         spec = JobSpec.model_validate(known)
     except ValidationError as error:
         details = [detail for detail in error.errors() if not unparsed.intersection(detail["loc"][:1])]
-        problems += [_explain(detail, env) for detail in details]
+        problems += [_explain(list(group), env) for _, group in itertools.groupby(details, lambda one: one["loc"][:1])]
     if problems:
         raise BadSpec(_summary(problems))
     return spec
@@ -131,17 +132,21 @@ def _unknown(name: str, source: str = "") -> str:
     return f"{f'{source}: ' if source else ''}{name} is not a setting. {hint}"
 
 
-def _explain(detail: Any, env: Mapping[str, str]) -> str:
-    """One pydantic error as a sentence with the variable, its value and what is expected."""
-    if not detail["loc"]:
-        return str(detail["msg"]).removeprefix("Value error, ") + "."
-    field = str(detail["loc"][0])
+def _explain(details: list[Any], env: Mapping[str, str]) -> str:
+    """The errors that pydantic has with one setting, one for each kind of value that it may have, as a sentence."""
+    if not details[0]["loc"]:
+        return str(details[0]["msg"]).removeprefix("Value error, ") + "."
+    field = str(details[0]["loc"][0])
     name = variable(field)
-    if detail["type"] == "missing":
+    if details[0]["type"] == "missing":
         return _missing(field)
+    value = env.get(name) or details[0]["input"]
+    return f"{name}={value}: {' or '.join(map(_expected, details))}."
+
+
+def _expected(detail: Any) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    expected = message if detail["type"] == "value_error" else f"expected {message}"
-    return f"{name}={env.get(name) or detail['input']}: {expected}."
+    return message if detail["type"] == "value_error" else f"expected {message}"
 
 
 def _missing(field: str) -> str:

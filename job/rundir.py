@@ -30,9 +30,28 @@ class RunDir:
         self.metrics = root / "metrics.json"
         self.dataset_report = root / "dataset_report.json"
         self.checkpoints = root / "checkpoints"
+        self.outbox = root / "outbox"
+        self.pushed = root / "pushed.json"
 
     def error(self, rank: int) -> Path:
+        """Why a rank failed."""
         return self.errors / f"rank{rank}.json"
+
+    def beat(self, rank: int) -> Path:
+        """A rank's sign of life: its time of modification moves. It holds the process id."""
+        return self.root / "beats" / f"rank{rank}"
+
+    def exit(self, rank: int) -> Path:
+        """How the process of a rank ended."""
+        return self.root / "exits" / f"rank{rank}.json"
+
+    def stack(self, rank: int) -> Path:
+        """Where each thread of a rank stood when it was asked."""
+        return self.root / "stacks" / f"rank{rank}.txt"
+
+    def outgoing(self, step: int) -> Path:
+        """A complete checkpoint that waits to be pushed."""
+        return self.outbox / f"step-{step:08d}"
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from job.kinds import (
     Auto,
@@ -226,12 +226,40 @@ class JobSpec(BaseModel):
     num_processes: int | None = setting(
         None, doc="Training processes.", why="one per visible GPU", changes_result=False, ge=1
     )
-    save_steps: int | None = setting(
-        None,
-        doc="Optimizer steps between checkpoints, from which an interrupted run goes on.",
-        why="ten times a run",
+    save_steps: PositiveInt | Auto = setting(
+        "auto",
+        doc="Optimizer steps between checkpoints, from which an interrupted run goes on. `auto`: as often as saving "
+        "takes at most 2 % of the time and the store keeps up, and mostly every minute or two.",
+        why="at most 5 minutes of work are at stake",
         changes_result=False,
-        ge=1,
+    )
+    save_total_limit: int = setting(
+        3, doc="Checkpoints kept in the output, besides the best by evaluation loss.", changes_result=False, ge=1
+    )
+    keep_checkpoints: bool = setting(
+        True, doc="Leave the checkpoints in the output after success.", why="as upstream", changes_result=False
+    )
+    max_hours: float | None = setting(
+        None,
+        doc="Hours that the run may take, all its attempts together. Before they are over the adapter is saved and "
+        "published under `partial/`; a rerun with more goes on from there.",
+        why="no limit",
+        changes_result=False,
+        gt=0,
+    )
+    max_cost: float | None = setting(
+        None,
+        doc="What the run may cost, all its attempts together, in the currency of JOB_GPU_HOUR_PRICE; ends as "
+        "JOB_MAX_HOURS does.",
+        why="no limit",
+        changes_result=False,
+        gt=0,
+    )
+    hang_timeout_s: PositiveFloat | Auto = setting(
+        "auto",
+        doc="Seconds without a sign of life from a training process after which it counts as hung. `auto`: 20 times "
+        "the longest silence so far, between 2 and 10 minutes, and half an hour while the model is loaded.",
+        changes_result=False,
     )
     logging_steps: int = setting(10, doc="Optimizer steps between log lines.", changes_result=False, ge=1)
     grace_s: float = setting(
@@ -262,6 +290,12 @@ class JobSpec(BaseModel):
             raise ValueError("JOB_EVAL_FRACTION and JOB_EVAL_DATASET_URI are both set; keep one of them")
         if self.eval_steps and not self.evaluates:
             raise ValueError("JOB_EVAL_STEPS is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too")
+        if self.max_cost and not self.gpu_hour_price:
+            raise ValueError("JOB_MAX_COST is set without a price; set JOB_GPU_HOUR_PRICE too")
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_is_possible(self) -> Self:
         if self.strategy == "single" and (self.num_processes or 1) > 1:
             raise ValueError(f"JOB_STRATEGY=single contradicts JOB_NUM_PROCESSES={self.num_processes}; use ddp")
         if self.adapter == "qlora" and self.quantization not in ("auto", "nf4"):

@@ -17,6 +17,7 @@ VARIABLE_FOR_TRAINER_ARG = {
         "packing",
         "per_device_train_batch_size",
         "save_steps",
+        "save_total_limit",
         "seed",
         "warmup_steps",
         "weight_decay",
@@ -27,7 +28,7 @@ VARIABLE_FOR_TRAINER_ARG = {
 # and topology (the plan's), what is logged and to whom, and how rows were prepared.
 OWNED_TRAINER_ARGS = frozenset(
     {
-        "output_dir", "save_strategy", "save_total_limit", "save_only_model", "save_on_each_node",
+        "output_dir", "save_strategy", "save_only_model", "save_on_each_node",
         "enable_jit_checkpoint", "resume_from_checkpoint", "restore_callback_states_from_checkpoint",
         "ignore_data_skip", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
         "bf16", "fp16", "use_cpu", "local_rank", "ddp_backend", "ddp_timeout", "fsdp", "fsdp_config", "deepspeed",

@@ -14,6 +14,7 @@ from job.records.facts import (
     ModelFacts,
     TensorGroup,
 )
+from job.records.live import Claim, Exit, Layout, Progress, Pulse, Pushed, StopNotice
 from job.records.outcome import Outcome
 from job.records.plan import Alternative, Decided, Forecast, MemoryEstimate, MemoryItem, Plan
 from job.records.prepare import (
@@ -41,11 +42,13 @@ __all__ = [
     "Allowance",
     "Alternative",
     "ChatTemplateChoice",
+    "Claim",
     "DataFile",
     "DatasetFacts",
     "Decided",
     "DryRun",
     "DryRunTask",
+    "Exit",
     "Facts",
     "Findings",
     "Forecast",
@@ -53,6 +56,7 @@ __all__ = [
     "GateSettings",
     "Gpu",
     "HardwareFacts",
+    "Layout",
     "LogEntry",
     "MemoryEstimate",
     "MemoryItem",
@@ -66,9 +70,13 @@ __all__ = [
     "Preview",
     "PreviewPiece",
     "PreviewRow",
+    "Progress",
+    "Pulse",
+    "Pushed",
     "Quantization",
     "Record",
     "SplitStats",
+    "StopNotice",
     "Strategy",
     "TensorGroup",
     "TorchBuild",

@@ -89,6 +89,22 @@ class Store(Protocol):
             UploadIncomplete: a file did not read back as it was written.
         """
 
+    def replace(self, folder: str, files: Mapping[str, Path], manifest: bytes) -> None:
+        """Make *files* (name -> local file) appear under *folder*, in place of what was there, each read back by size
+        and checksum, and then its ``manifest.json``. Cut short anywhere, the folder has no manifest, or the old one
+        with files that it does not vouch for.
+
+        Raises:
+            UploadIncomplete: a file did not read back as it was written.
+        """
+
+    def delete(self, folder: str) -> None:
+        """Remove everything under *folder*, its ``manifest.json`` first; nothing there is no error.
+
+        Raises:
+            AccessDenied: the store does not let it be removed.
+        """
+
 
 def open_store(uri: Uri, *, branch: str | None = None) -> Store:
     """The store at *uri*; *branch* picks a branch of a Hub repository and means nothing elsewhere.

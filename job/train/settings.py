@@ -45,7 +45,9 @@ def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir,
         "logging_nan_inf_filter": False,
         "ddp_find_unused_parameters": False,
         "save_strategy": "steps",
-        "save_steps": spec.save_steps or max(1, _total_steps(spec, plan, sequences) // CHECKPOINTS),
+        "save_steps": max(1, _total_steps(spec, plan, sequences) // CHECKPOINTS)
+        if spec.save_steps == "auto"
+        else spec.save_steps,
         "save_total_limit": SAVE_TOTAL_LIMIT,
         "report_to": "none",
         "disable_tqdm": True,
