@@ -73,6 +73,7 @@ class Pulse(Record):
 
     beat: int
     elapsed_s: float  # since this attempt began
+    num_gpus: int  # of the machine, all of which are paid for
     progress: Progress
 
 
