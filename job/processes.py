@@ -30,11 +30,13 @@ _TERMINATE_S = 2.0  # between SIGTERM and SIGKILL for processes that outlive the
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has arrived. Use as a context manager around the whole run, in the main thread."""
+    """Whether SIGTERM or SIGINT has arrived, or the time is up. Use as a context manager around the whole run, in the
+    main thread."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.since: float | None = None  # time.monotonic() of the first signal
+        self._limit: tuple[float, JobError] | None = None
 
     def __enter__(self) -> "StopRequest":
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -48,12 +50,22 @@ class StopRequest:
         if self.signal is None:  # a second signal asks for nothing new
             self.signal, self.since = signal.Signals(number), time.monotonic()
 
+    def limit(self, at: float, error: JobError) -> None:
+        """From *at*, by time.monotonic(), `check` raises *error*."""
+        self._limit = (at, error)
+
+    def lift_limit(self) -> None:
+        self._limit = None
+
     def check(self) -> None:
         """Raises:
         Interrupted: a signal has arrived.
+        JobError: the error of a limit that has passed.
         """
         if self.signal is not None:
             raise Interrupted(f"{self.signal.name} arrived.", "Run the same job again.")
+        if self._limit and time.monotonic() >= self._limit[0]:
+            raise self._limit[1]
 
 
 class Task(threading.Thread, Generic[T]):
@@ -71,14 +83,15 @@ class Task(threading.Thread, Generic[T]):
         except BaseException as error:  # handed to the waiter, which raises it
             self._error = error
 
-    def result(self, stop: StopRequest) -> T:
+    def result(self, stop: StopRequest, patience_s: float = 0.0) -> T:
         """The call's value, or its exception.
 
         Raises:
-            Interrupted: a signal arrived before the call ended.
+            Interrupted: a signal arrived, and *patience_s* seconds later the call had not ended.
         """
         while self.is_alive():
-            stop.check()
+            if stop.since is None or time.monotonic() - stop.since >= patience_s:
+                stop.check()
             self.join(POLL_S)
         if self._error is not None:
             raise self._error
@@ -116,9 +129,11 @@ class Child:
             Interrupted: a signal arrived; the child is gone.
         """
         while self._process.poll() is None:
-            if stop.signal is not None:
-                end_descendants()
+            try:
                 stop.check()
+            except JobError:
+                end_descendants()
+                raise
             watch()
             time.sleep(POLL_S)
         if self._process.returncode:

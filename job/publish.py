@@ -28,11 +28,37 @@ def publish(outputs: list[Output], run_dir: RunDir, spec: JobSpec, attempt: int)
         JobError: the primary could not be written; UploadIncomplete: a secondary could not.
     """
     primary, *secondaries = outputs
-    adapter = {path.name: path for path in sorted(run_dir.adapter.iterdir()) if path.suffix in _ADAPTER_SUFFIXES}
-    reports = {path.name: path for path in (run_dir.metrics, run_dir.dataset_report)}
-    result = Result(adapter, reports, {"fingerprint": spec.fingerprint, "attempt": attempt})
+    result = _result(run_dir, spec, attempt)
     _publish_one(primary, result)
     _publish_secondaries(secondaries, result, spec)
+
+
+def publish_apart(primary: Output, folder: str, run_dir: RunDir, spec: JobSpec, attempt: int) -> None:
+    """Publish adapter and reports of *run_dir*, which are no success, under *folder* of the primary output, in place of
+    what an earlier attempt has left there.
+
+    Raises:
+        JobError: it could not be written.
+    """
+    result = _result(run_dir, spec, attempt)
+    files = dict(result.adapter) | dict(result.reports)
+    primary.result.replace(folder, files, make_manifest(files, result.facts))
+
+
+def remove_apart(primary: Output, folder: str) -> None:
+    """Remove what `publish_apart` has left, if it has.
+
+    Raises:
+        JobError: it could not be removed.
+    """
+    if any(file.path.startswith(f"{folder}/") for file in primary.result.snapshot().files):
+        primary.result.delete(folder)
+
+
+def _result(run_dir: RunDir, spec: JobSpec, attempt: int) -> "Result":
+    adapter = {path.name: path for path in sorted(run_dir.adapter.iterdir()) if path.suffix in _ADAPTER_SUFFIXES}
+    reports = {path.name: path for path in (run_dir.metrics, run_dir.dataset_report)}
+    return Result(adapter, reports, {"fingerprint": spec.fingerprint, "attempt": attempt})
 
 
 def copy_to_secondaries(outputs: list[Output], manifest: dict[str, Any], spec: JobSpec, scratch: Path) -> list[str]:
