@@ -14,9 +14,10 @@ from job.spec import JobSpec
 from job.uri import FileUri, parse_uri
 
 _FP32 = 4  # bytes
-# Room for the adapter and five checkpoints of it (three kept, the best one, the one being written), each with Adam's
-# two moments.
-_ADAPTERS = 1 + 5 * 3
+_PER_CHECKPOINT = 3  # the adapter and Adam's two moments
+# The adapter, and on the way to the output five checkpoints: two that the Trainer keeps, the one being written, and two
+# in the outbox.
+_ADAPTERS = 1 + 5 * _PER_CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def disks_used(spec: JobSpec, inputs: Inputs) -> list[Disk]:
     for text in spec.output_uri:
         uri = parse_uri(text, "output")
         if isinstance(uri, FileUri):
-            writes.append((f"JOB_OUTPUT_URI={text}", uri.path, adapter))
+            kept = spec.save_total_limit + 2 if text == spec.output_uri[0] else 0  # and the best, and the next
+            writes.append((f"JOB_OUTPUT_URI={text}", uri.path, (1 + kept * _PER_CHECKPOINT) * adapter))
     by_device = defaultdict(list)
     for setting, path, size in writes:
         place = _nearest(path)

@@ -8,8 +8,6 @@ from job.errors import Interrupted, JobError, OutputTaken
 from job.processes import StopRequest
 from job.records import StopNotice
 
-_AGAIN = "Run the same job again; it goes on from {place}."
-
 
 class EarlyEnd:
     """Watches all that can end training early. The first reason that is found holds."""
@@ -20,12 +18,12 @@ class EarlyEnd:
         grace_s: float,
         deadline: Deadline | None,
         reserve_s: Callable[[], float],
-        checks: list[Callable[[], None]],
+        check: Callable[[], None],
     ) -> None:
-        """*reserve_s* seconds before *deadline* training has to stop; *checks* raise once the output is no longer ours
+        """*reserve_s* seconds before *deadline* training has to stop; *check* raises once the output is no longer ours
         to write."""
         self._stop, self._grace_s, self._deadline = stop, grace_s, deadline
-        self._reserve_s, self._checks = reserve_s, checks
+        self._reserve_s, self._check = reserve_s, check
         self.error: JobError | None = None
         self._notice: StopNotice | None = None
 
@@ -37,21 +35,17 @@ class EarlyEnd:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._stop.signal is not None:
+        if self._stop.signal is not None and self._stop.since is not None:
             self._found(Interrupted(f"{self._stop.signal.name} arrived."), self._stop.since + self._grace_s)
         elif self._deadline and now >= self._deadline.ends_at - self._reserve_s():
             self._found(self._deadline.error(), self._deadline.ends_at)
         else:
-            self._check(now)
-
-    def _check(self, now: float) -> None:
-        for check in self._checks:
             try:
-                check()
+                self._check()
             except OutputTaken as error:  # another attempt trains already: not one step more
-                return self._found(error, now)
+                self._found(error, now)
             except JobError as error:
-                return self._found(error, now + self._grace_s)
+                self._found(error, now + self._grace_s)
 
     def _found(self, error: JobError, deadline: float) -> None:
         self.error, self._notice = error, StopNotice(reason=error.cause, deadline=deadline)

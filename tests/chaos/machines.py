@@ -1,0 +1,97 @@
+"""Machines with too little disk, a wrong clock, too little time, or another number of processes."""
+
+import signal
+
+from tests.chaos.world import World, may_mount, small_disk
+
+SLOW = {"FAKE_STEP_S": "0.4"}
+
+
+class Skipped(Exception):
+    """This machine cannot try it; says why."""
+
+
+def full_disk(world: World) -> str:
+    """The disk fills up while checkpoints are written: 80 names the mount, and the last good checkpoint stays."""
+    if not may_mount():
+        raise Skipped("mounting a small file system needs root")
+    with small_disk(world.work_dir, "64m"):
+        ended = world.run(FAKE_FILL=str(world.work_dir / "ballast"), FAKE_FAULT="full@5", JOB_SAVE_STEPS="3")
+    world.move()
+
+    assert ended.code == 80, ended.shown
+    assert str(world.stage.folder) in ended.outcome["cause"], ended.outcome
+    assert world.durable_steps() == [3]
+    again = world.run()
+    assert again.code == 0, again.shown
+    assert world.adapter == world.reference.adapter
+    return "80 → 0"
+
+
+def wrong_clock(world: World) -> str:
+    """The machine's clock is 20 minutes off: said before anything is trained."""
+    world.stage.server.ahead_s = 20 * 60
+    try:
+        ended = world.run()
+    finally:
+        world.stage.server.ahead_s = 0
+
+    assert ended.code == 80, ended.shown
+    assert "clock" in ended.outcome["cause"]
+    return "80"
+
+
+def deadline_in_training(world: World) -> str:
+    """The time is up in training: the adapter as it is under partial/, 85, and with more time the run goes on."""
+    ended = world.run(JOB_MAX_HOURS=f"{26 / 3600:.5f}", FAKE_STEP_S="3", JOB_SAVE_STEPS="1000")
+
+    assert ended.code == 85, ended.shown
+    assert ended.seconds < 30, "later than it may be"
+    assert {"partial/adapter_model.safetensors", "partial/metrics.json", "partial/manifest.json"} <= set(world.files)
+    assert "manifest.json" not in world.files
+    at_once = world.run(JOB_MAX_HOURS=f"{26 / 3600:.5f}")
+    assert (at_once.code, "training:" in at_once.shown) == (85, False), at_once.shown
+    again = world.run(JOB_MAX_HOURS="1")
+    assert again.code == 0, again.shown
+    assert world.adapter == world.reference.adapter
+    assert not any(path.startswith("partial/") for path in world.files)
+    return "85 with partial/ → 85 at once → 0"
+
+
+def deadline_before_training(world: World) -> str:
+    """The time is up while rows are prepared or the model is loaded."""
+    ended = world.run(JOB_MAX_HOURS=f"{2 / 3600:.5f}")
+
+    assert ended.code == 85, ended.shown
+    assert not world.processes_left()
+    again = world.run(JOB_MAX_HOURS="1")
+    assert again.code == 0, again.shown
+    return "85 → 0"
+
+
+def budget(world: World) -> str:
+    """JOB_MAX_COST at a price that allows for less than the run."""
+    ended = world.run(JOB_MAX_COST="26", JOB_GPU_HOUR_PRICE="3600", FAKE_STEP_S="3", JOB_SAVE_STEPS="1000")
+
+    assert ended.code == 85, ended.shown
+    assert "JOB_MAX_COST=26" in ended.outcome["cause"]
+    assert "partial/manifest.json" in world.files
+    return "85 with partial/"
+
+
+def other_number_of_processes(world: World) -> str:
+    """Begun with one number of processes, ended with another: the same data in the same order, without dropout."""
+    world.settings |= {"JOB_LORA_DROPOUT": "0"}
+    calm = World(world.stage, world.processes, f"{world.name}-calm", settings=world.settings)
+    whole = calm.run()
+    assert whole.code == 0, whole.shown
+    interrupted = world.signalled(signal.SIGTERM, world.is_durable(6), **SLOW)
+    assert interrupted.code == 75, interrupted.shown
+    world.move()
+
+    again = world.run(JOB_NUM_PROCESSES=str(3 - world.processes))
+
+    assert again.code == 0, again.shown
+    apart = max(abs(a - b) for a, b in zip(world.losses, calm.losses, strict=True))
+    assert apart < 1e-5, apart
+    return f"75 → 0 with {3 - world.processes}, losses {apart:.0e} apart"

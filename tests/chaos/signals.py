@@ -1,0 +1,113 @@
+"""Notice to leave: in each phase, with much time or none, once and twice, to the job and to one rank."""
+
+import signal
+import time
+
+from tests.chaos.world import BUCKET, Moment, World, wait_until, workers
+from tests.e2e.job import end
+
+SLOW = {"FAKE_STEP_S": "0.4", "JOB_SAVE_STEPS": "1000"}  # nothing is durable but what the signal saves
+
+
+def with_grace(world: World, grace_s: str) -> str:
+    """SIGTERM in training. With time for it a checkpoint is durable; without, the last durable one is pointed to.
+    Either way another machine ends with the uninterrupted run's adapter."""
+    ended = world.signalled(signal.SIGTERM, world.has_trained(4), JOB_GRACE_S=grace_s, **SLOW)
+
+    assert ended.code == 75, ended.shown
+    assert not world.processes_left(), "a process survived"
+    durable = world.durable_steps()
+    assert ended.outcome["last_durable_step"] == (durable[-1] if durable else None)
+    if float(grace_s) >= 5:
+        assert len(durable) == 1, ended.shown
+        assert durable[0] >= 4
+    else:
+        assert durable == []
+    world.move()
+    again = world.run()
+    assert again.code == 0, again.shown
+    assert world.adapter == world.reference.adapter
+    return f"75 with {f'step {durable[0]}' if durable else 'nothing new'} durable → 0"
+
+
+def in_phase(world: World, phase: str) -> str:
+    """SIGTERM while inputs are fetched, rows prepared, steps trained, rows evaluated, a checkpoint saved or the result
+    uploaded: 75, or 0 where all was done within the grace. The next run ends with 0 and the same adapter."""
+    settings, when = _moment(world, phase)
+    ended = world.signalled(signal.SIGTERM, when, **settings)
+    world.stage.server.faults.clear()
+
+    assert ended.code in ((0, 75) if phase == "upload" else (75,)), ended.shown
+    assert not world.processes_left(), "a process survived"
+    again = world.run()
+    assert again.code == 0, again.shown
+    if phase != "eval":  # which holds rows back, so that it trains on others
+        assert world.adapter == world.reference.adapter
+    return f"{ended.code} in {ended.outcome['phase']} → 0"
+
+
+def _moment(world: World, phase: str) -> tuple[dict[str, str], Moment]:
+    server = world.stage.server
+    match phase:
+        case "download":
+            key = f"{world.prefix}-rows/rows.jsonl"
+            server.put(BUCKET, key, world.stage.rows.read_bytes())
+            server.faults.plan("slow", method="GET", path=key, times=1000, seconds=3.0)
+            world.settings["JOB_DATASET_URI"] = f"s3://{BUCKET}/{key}"
+            return {}, _requested(world, "GET", key)
+        case "prepare":
+            return {}, lambda: "run.json" in world.files
+        case "train":
+            return SLOW, world.has_trained(2)
+        case "eval":
+            world.settings |= {"JOB_EVAL_FRACTION": "0.5", "JOB_EVAL_STEPS": "2"}
+            return {}, world.has_logged("evaluation")
+        case "save":
+            return {"JOB_SAVE_STEPS": "1"}, world.has_logged("checkpoint")
+        case _:
+            server.faults.plan("slow", method="PUT", path=f"{world.prefix}/adapter/", times=1000, seconds=2.0)
+            return {}, _requested(world, "PUT", f"{world.prefix}/adapter/")
+
+
+def _requested(world: World, method: str, path: str) -> Moment:
+    def look() -> bool:
+        return any(request.method == method and path in request.path for request in list(world.stage.server.requests))
+
+    return look
+
+
+def second_signal(world: World) -> str:
+    """SIGTERM, then SIGINT and SIGTERM while the job ends: nothing is corrupted."""
+    began = time.monotonic()
+    process = world.start(**SLOW)
+    wait_until(process, world.has_trained(3))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.3)
+    ended = end(process, began)
+
+    assert ended.code == 75, ended.shown
+    assert world.durable_steps(), ended.shown
+    assert not world.processes_left()
+    again = world.run()
+    assert again.code == 0, again.shown
+    assert world.adapter == world.reference.adapter
+    return "75 → 0"
+
+
+def one_rank(world: World) -> str:
+    """SIGTERM to the last rank's own process, not to the job: all ranks stop at the same step."""
+    began = time.monotonic()
+    process = world.start(**SLOW)
+    wait_until(process, world.has_trained(3))
+    keeper = workers(world)[-1].parent()
+    assert keeper is not None
+    keeper.send_signal(signal.SIGTERM)
+    ended = end(process, began)
+
+    assert ended.code == 75, ended.shown
+    assert world.durable_steps(), ended.shown
+    again = world.run()
+    assert again.code == 0, again.shown
+    assert world.adapter == world.reference.adapter
+    return "75 → 0"

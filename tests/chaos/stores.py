@@ -1,0 +1,134 @@
+"""Stores that fail, refuse, lie, or are slow."""
+
+import json
+import signal
+import statistics
+import time
+
+from tests.chaos.world import STEPS, World, wait_until
+from tests.e2e.job import end
+
+SLOW = {"FAKE_STEP_S": "0.4"}
+
+
+def newest_checkpoint_is(world: World, damage: str) -> str:
+    """The newest checkpoint truncated, with one bit flipped, or without its manifest: passed over, out loud, for the
+    one before."""
+    interrupted = world.signalled(signal.SIGTERM, world.is_durable(6), JOB_GRACE_S="0", **SLOW)
+    assert interrupted.code == 75, interrupted.shown
+    newest, before = world.durable_steps()[-1], world.durable_steps()[-2]
+    _damage(world, f"checkpoints/step-{newest:08d}", damage)
+    world.move()
+
+    again = world.run()
+
+    assert again.code == 0, again.shown
+    assert f"the checkpoint of step {newest} is passed over" in again.shown
+    assert f"from step {before}" in again.shown
+    assert world.adapter == world.reference.adapter
+    return f"75, step {newest} damaged → from step {before}, 0"
+
+
+def _damage(world: World, folder: str, damage: str) -> None:
+    server, name = world.stage.server, f"{folder}/{'manifest.json' if damage == 'no manifest' else 'optimizer.pt'}"
+    data, key = world.files[name], f"{world.prefix}/{name}"
+    match damage:
+        case "truncated":
+            server.put("bucket", key, data[:-7])
+        case "bit-flipped":
+            server.put("bucket", key, bytes([data[0] ^ 1]) + data[1:])
+        case _:
+            server.remove("bucket", key)
+
+
+def some_requests_fail(world: World) -> str:
+    """30 % of all requests are answered 503, cut off, or late."""
+    with world.stage.server.faults.some(0.3, seed=world.stage.seed):
+        ended = world.run(AWS_MAX_ATTEMPTS="12")
+
+    assert ended.code == 0, ended.shown
+    assert world.adapter == world.reference.adapter
+    return "0"
+
+
+def all_requests_fail(world: World) -> str:
+    """At the start: 83, before any training."""
+    with world.stage.server.faults.down():
+        ended = world.run(AWS_MAX_ATTEMPTS="3")
+
+    assert ended.code == 83, ended.shown
+    assert "training:" not in ended.shown
+    again = world.run()
+    assert again.code == 0, again.shown
+    return "83 → 0"
+
+
+def dies_at_the_final_upload(world: World) -> str:
+    """84; the store returns, and the next run uploads without a step of training."""
+    world.stage.server.faults.plan(method="PUT|POST", path=f"{world.prefix}/adapter/", times=10**6)
+    ended = world.run(AWS_MAX_ATTEMPTS="3")
+    world.stage.server.faults.clear()
+
+    assert ended.code == 84, ended.shown
+    again = world.run()
+    assert again.code == 0, again.shown
+    assert "training:" not in again.shown
+    assert world.adapter == world.reference.adapter
+    return "84 → 0 with no step trained"
+
+
+def forbids_after_a_while(world: World) -> str:
+    """403 on every write once step 3 is durable: the job stops rather than train what it may not keep."""
+    server, began = world.stage.server, time.monotonic()
+    process = world.start(**SLOW)
+    wait_until(process, world.is_durable(3))
+    server.faults.plan(method="PUT|POST|DELETE", path=world.prefix, times=10**6, status=403, code="AccessDenied")
+    ended = end(process, began)
+    server.faults.clear()
+
+    assert ended.code == 77, ended.shown
+    assert ended.outcome["last_durable_step"] == 3
+    assert "manifest.json" not in world.files
+    again = world.run()
+    assert again.code == 0, again.shown
+    assert world.adapter == world.reference.adapter
+    return "77 → 0"
+
+
+def another_spec_at_the_output(world: World) -> str:
+    """Before a checkpoint is durable another spec takes the place; afterwards it is refused."""
+    early = world.signalled(signal.SIGTERM, lambda: "run.json" in world.files)
+    assert early.code == 75, early.shown
+    other = {"JOB_SEED": "7", **SLOW}
+    taken = world.signalled(signal.SIGTERM, world.is_durable(3), **other)
+    assert taken.code == 75, taken.shown
+
+    refused = world.run()
+    assert refused.code == 73, refused.shown
+    assert "JOB_SEED" in refused.outcome["cause"], refused.outcome
+    assert refused.seconds < 10
+    finished = world.run(**other)
+    assert finished.code == 0, finished.shown
+    assert len(world.losses) == STEPS
+    return "75 (seed 42), 75 (seed 7), 73 (seed 42), 0 (seed 7)"
+
+
+def slow_while_training(world: World, pairs: int = 5) -> str:
+    """A store of 1 MB/s: training is as fast as with a fast one, in the median of interleaved pairs."""
+    ratios = []
+    for number in range(pairs):
+        slow, fast = (_speed(world, f"{number}-{kind}", limit) for kind, limit in (("slow", 1e6), ("fast", None)))
+        ratios.append(slow / fast)
+
+    ratio = statistics.median(ratios)
+    assert ratio >= 0.98, ratios
+    return f"0, {ratio:.3f} of the steps a second"
+
+
+def _speed(world: World, name: str, bytes_per_s: float | None) -> float:
+    one = World(world.stage, world.processes, f"{world.name}-{name}")
+    world.stage.server.faults.bandwidth = bytes_per_s
+    ended = one.run(JOB_MAX_STEPS="100", JOB_SAVE_STEPS="10", FAKE_STEP_S="0.05")
+    world.stage.server.faults.bandwidth = None
+    assert ended.code == 0, ended.shown
+    return float(json.loads(one.files["metrics.json"])["train"]["steps_per_s"])

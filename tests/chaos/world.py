@@ -1,0 +1,223 @@
+"""What every fault is tried on: a tiny model, real rows, an S3 store in this process, and jobs started as a user would.
+
+A job here takes a second or two of training and some ten of start-up on two cores.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.e2e.job import Ended, end, logged, start
+from tests.servers.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server
+from tests.tiny import ROOT, write_model, write_rows
+
+BUCKET = "bucket"
+STEPS = 12
+SAVE_STEPS = 3
+PATIENCE_S = 180.0
+
+Moment = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all worlds share: the store, a model, rows, and the seed of all that is drawn by lot."""
+
+    folder: Path
+    server: S3Server
+    seed: int
+
+    @cached_property
+    def rows(self) -> Path:
+        return write_rows(self.folder / "rows.jsonl", 96)
+
+    @cached_property
+    def model(self) -> Path:
+        return write_model(self.folder / "model", self.rows)
+
+    @cached_property
+    def references(self) -> "dict[int, Reference]":
+        return {}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run that nothing happened to."""
+
+    adapter: str  # SHA-256 of adapter_model.safetensors
+    losses: list[float]
+    seconds: float
+
+
+@dataclass
+class World:
+    """One output and the machines that work on it, with jobs of *processes* processes."""
+
+    stage: Stage
+    processes: int
+    name: str
+    machine: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def lot(self) -> random.Random:
+        return random.Random(f"{self.stage.seed} {self.name} {self.processes}")
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.name}-{self.processes}"
+
+    @property
+    def work_dir(self) -> Path:
+        return self.stage.folder / f"{self.prefix}-machine{self.machine}"
+
+    def move(self) -> None:
+        """From now on jobs run on a fresh machine."""
+        self.machine += 1
+
+    @property
+    def env(self) -> dict[str, str]:
+        server = self.stage.server
+        return {
+            "AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true", "OMP_NUM_THREADS": "1",
+            "AWS_CONFIG_FILE": "/nonexistent", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+            "PYTHONPATH": str(ROOT / "tests" / "fakes" / "faults"),
+            "JOB_MODEL": str(self.stage.model), "JOB_DATASET_URI": str(self.stage.rows),
+            "JOB_COLUMNS": "prompt=question,completion=answer", "JOB_PACKING": "false", "JOB_MAX_LENGTH": "256",
+            "JOB_OUTPUT_URI": f"s3://{BUCKET}/{self.prefix}", "JOB_WORK_DIR": str(self.work_dir),
+            "JOB_NUM_PROCESSES": str(self.processes), "JOB_GLOBAL_BATCH_SIZE": "8", "JOB_MAX_STEPS": str(STEPS),
+            "JOB_LEARNING_RATE": "5e-3", "JOB_SAVE_STEPS": str(SAVE_STEPS), "JOB_LOGGING_STEPS": "1",
+            "JOB_LORA_DROPOUT": "0.1",
+        } | self.settings  # fmt: skip
+
+    def start(self, **settings: str) -> "subprocess.Popen[str]":
+        return start(self.env | settings)
+
+    def run(self, **settings: str) -> Ended:
+        began = time.monotonic()
+        return end(self.start(**settings), began, PATIENCE_S)
+
+    def signalled(self, number: signal.Signals, when: Moment, **settings: str) -> Ended:
+        """Run, and send *number* to the job once *when* holds."""
+        began = time.monotonic()
+        process = self.start(**settings)
+        wait_until(process, when)
+        process.send_signal(number)
+        return end(process, began, PATIENCE_S)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The output."""
+        head = f"{self.prefix}/"
+        everything = self.stage.server.keys(BUCKET)
+        return {key.removeprefix(head): data for key, data in everything.items() if key.startswith(head)}
+
+    @property
+    def adapter(self) -> str:
+        return hashlib.sha256(self.files["adapter/adapter_model.safetensors"]).hexdigest()
+
+    @property
+    def losses(self) -> list[float]:
+        history = json.loads(self.files["metrics.json"])["train"]["history"]
+        return [entry["values"]["loss"] for entry in history]
+
+    def durable_steps(self) -> list[int]:
+        """The checkpoints that have a manifest, oldest first."""
+        folders = [path.split("/")[1] for path in self.files if path.startswith("checkpoints/")]
+        complete = {name for name in folders if f"checkpoints/{name}/manifest.json" in self.files}
+        return sorted(int(name.removeprefix("step-")) for name in complete)
+
+    def is_durable(self, step: int) -> Moment:
+        return lambda: step in self.durable_steps()
+
+    def has_logged(self, event: str) -> Moment:
+        return lambda: logged(self.work_dir, event)
+
+    def has_trained(self, step: int) -> Moment:
+        """Whether the log says that *step* is done."""
+
+        def look() -> bool:
+            logs = self.work_dir.glob("runs/*/log.jsonl")
+            events = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+            return any(event["event"] == "train" and event["step"] >= step for event in events)
+
+        return look
+
+    def processes_left(self) -> list[str]:
+        """Command lines of processes that still know this world's folder."""
+        return [line for line in _command_lines() if str(self.work_dir) in line]
+
+    @property
+    def reference(self) -> Reference:
+        """The run that nothing happens to, with the same settings."""
+        known = self.stage.references
+        if self.processes not in known:
+            calm = World(self.stage, self.processes, "calm")
+            ended = calm.run()
+            assert ended.code == 0, ended.shown
+            known[self.processes] = Reference(calm.adapter, calm.losses, ended.seconds)
+        return known[self.processes]
+
+
+def wait_until(process: "subprocess.Popen[str]", when: Moment, timeout_s: float = PATIENCE_S) -> None:
+    began = time.monotonic()
+    while not when():
+        assert process.poll() is None, f"ended before the moment came: {process.communicate()}"
+        assert time.monotonic() - began < timeout_s, "the moment never came"
+        time.sleep(0.02)
+
+
+def kill_tree(process: "subprocess.Popen[str]") -> None:
+    """As when the machine goes: everything at once, without notice."""
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        root.suspend()  # so that nobody is born meanwhile, or reaped by it
+        for each in [root, *root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.communicate()
+
+
+def workers(world: World) -> list[psutil.Process]:
+    """The processes that train, rank 0 first: those whose ids are in the files they keep fresh."""
+    beats = sorted(world.work_dir.glob("runs/*/beats/rank*"))
+    return [psutil.Process(int(beat.read_text())) for beat in beats]
+
+
+def _command_lines() -> Iterator[str]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            yield " ".join(process.cmdline())
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A file system of *size* at *folder*; needs the right to mount."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def may_mount() -> bool:
+    return os.geteuid() == 0
+
+
+def as_json(data: bytes) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(data)
+    return loaded
