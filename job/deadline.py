@@ -27,7 +27,7 @@ class Deadline:
 
 def find_deadline(spec: JobSpec, num_gpus: int, began: float, earlier: Iterable[Pulse]) -> Deadline | None:
     """The earlier one of the two, for an attempt that *began* then (time.monotonic()) after those whose last pulses are
-    *earlier*; None without a limit. Every GPU of a machine is paid for, whether it trains or not."""
+    *earlier*; None without a limit. Every GPU of a machine is paid for, whether it trains or not; a machine without counts as one."""
     pulses = list(earlier)
     deadlines = []
     if spec.max_hours:
@@ -36,7 +36,7 @@ def find_deadline(spec: JobSpec, num_gpus: int, began: float, earlier: Iterable[
     if spec.max_cost and spec.gpu_hour_price:
         gpu_s = spec.max_cost / spec.gpu_hour_price * 3600 - sum(pulse.elapsed_s * pulse.num_gpus for pulse in pulses)
         setting = f"JOB_MAX_COST={spec.max_cost:g} at JOB_GPU_HOUR_PRICE={spec.gpu_hour_price:g}"
-        deadlines.append(Deadline(began + gpu_s / max(1, num_gpus), setting))
+        deadlines.append(Deadline(began + gpu_s / num_gpus, setting))
     return min(deadlines, key=lambda deadline: deadline.ends_at, default=None)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from job.errors import JobError
 from job.records import Layout, Plan
-from job.storage import Snapshot, Store, StoredFile
+from job.storage import Store, StoredFile
 from job.storage.transfer import MANIFEST, sha256_of
 
 FOLDER = "checkpoints"
@@ -42,14 +42,14 @@ def checkpoint_folder(step: int) -> str:
     return f"{FOLDER}/step-{step:08d}"
 
 
-def find_durable(store: Store, snapshot: Snapshot, fingerprint: str, warn: Say) -> list[Durable]:
-    """The trustworthy checkpoints among *snapshot*'s files, the newest first; each other one is passed over out loud.
+def find_durable(store: Store, fingerprint: str, warn: Say) -> list[Durable]:
+    """The trustworthy checkpoints in *store*, the newest first; each other one is passed over out loud.
 
     Raises:
         AccessDenied, NetworkExhausted: a manifest cannot be read, which does not mean that it is not there.
     """
     found = []
-    for step, files in sorted(_by_step(snapshot.files).items(), reverse=True):
+    for step, files in sorted(_by_step(store.snapshot().files).items(), reverse=True):
         try:
             found.append(_vouched(store, step, files, fingerprint))
         except ValueError as reason:
@@ -110,28 +110,24 @@ def _read_manifest(data: bytes, step: int, fingerprint: str) -> dict[str, Any]:
     return manifest
 
 
-def fetch_newest(store: Store, candidates: Sequence[Durable], folder: Path, warn: Say) -> Path | None:
-    """The newest of *candidates* whose bytes are what its manifest says, brought to ``checkpoint-N`` in *folder*, as
-    the Trainer names them; None when none is.
+def fetch_newest(store: Store, candidates: Sequence[Durable], folder: Path, warn: Say) -> list[Durable]:
+    """Bring the newest of *candidates* whose bytes are what its manifest says to ``checkpoint-N`` in *folder*, as the
+    Trainer names them. Returns it and those that are older; nothing when there is none.
 
     Raises:
         AccessDenied, NetworkExhausted, UnsuitableHost: it cannot be fetched.
     """
-    for durable in candidates:
+    for number, durable in enumerate(candidates):
         scratch = folder / f".{durable.step}"
         store.fetch(durable.files, scratch)
-        if damaged := [path for path, expected in durable.sums.items() if sha256_of(scratch / path) != expected]:
-            warn(
-                f"  the checkpoint of step {durable.step} is passed over: {damaged[0]} is not what its {MANIFEST} says"
-            )
+        damaged = [path for path, expected in durable.sums.items() if sha256_of(scratch / path) != expected]
+        if not damaged:
+            (scratch / checkpoint_folder(durable.step)).rename(folder / f"checkpoint-{durable.step}")
             shutil.rmtree(scratch)
-            continue
-        target = folder / f"checkpoint-{durable.step}"
-        shutil.rmtree(target, ignore_errors=True)
-        (scratch / checkpoint_folder(durable.step)).rename(target)
+            return list(candidates[number:])
+        warn(f"  the checkpoint of step {durable.step} is passed over: {damaged[0]} is not as its {MANIFEST} says")
         shutil.rmtree(scratch)
-        return target
-    return None
+    return []
 
 
 def superfluous(kept: Iterable[Layout], limit: int) -> list[int]:

@@ -94,7 +94,13 @@ class UploadIncomplete(JobError):
 
 
 class DeadlineReached(JobError):
+    """The time is up, or the money spent; *published*: a partial result is in the output."""
+
     exit_code, retry = 85, "operator"
+
+    def __init__(self, cause: str, fix: str = "", *, published: bool = False) -> None:
+        super().__init__(cause, fix)
+        self.published = published
 
 
 class Diverged(JobError):

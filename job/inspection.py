@@ -22,6 +22,11 @@ class Inputs:
     train: tuple[Source, ...]
     held_out: Source | None
 
+    @property
+    def num_gpus(self) -> int:
+        """The GPUs that are paid for, used or not; a machine without counts as one."""
+        return max(1, len(self.hardware.gpus))
+
 
 def find_inputs(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, *, needs_host: bool = True) -> Inputs:
     """Read of every input what little shows that it can be read. With *needs_host* this machine must be able to train.

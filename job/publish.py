@@ -13,7 +13,7 @@ from job.errors import JobError, UploadIncomplete
 from job.output import Output
 from job.rundir import RunDir
 from job.spec import JobSpec
-from job.storage import StoredFile
+from job.storage import Store, StoredFile
 
 MANIFEST_VERSION = 1
 REPORTS = ("metrics.json", "dataset_report.json")
@@ -28,7 +28,7 @@ def publish(outputs: list[Output], run_dir: RunDir, spec: JobSpec, attempt: int)
         JobError: the primary could not be written; UploadIncomplete: a secondary could not.
     """
     primary, *secondaries = outputs
-    result = _result(run_dir, spec, attempt)
+    result = _result(run_dir, run_dir.metrics, spec, attempt)
     _publish_one(primary, result)
     _publish_secondaries(secondaries, result, spec)
 
@@ -40,24 +40,24 @@ def publish_apart(primary: Output, folder: str, run_dir: RunDir, spec: JobSpec, 
     Raises:
         JobError: it could not be written.
     """
-    result = _result(run_dir, spec, attempt)
+    result = _result(run_dir, run_dir.partial_metrics, spec, attempt)
     files = dict(result.adapter) | dict(result.reports)
     primary.result.replace(folder, files, make_manifest(files, result.facts))
 
 
-def remove_apart(primary: Output, folder: str) -> None:
-    """Remove what `publish_apart` has left, if it has.
+def remove_apart(store: Store, folder: str) -> None:
+    """Remove everything under *folder*, if there is anything.
 
     Raises:
         JobError: it could not be removed.
     """
-    if any(file.path.startswith(f"{folder}/") for file in primary.result.snapshot().files):
-        primary.result.delete(folder)
+    if any(file.path.startswith(f"{folder}/") for file in store.snapshot().files):
+        store.delete(folder)
 
 
-def _result(run_dir: RunDir, spec: JobSpec, attempt: int) -> "Result":
+def _result(run_dir: RunDir, metrics: Path, spec: JobSpec, attempt: int) -> "Result":
     adapter = {path.name: path for path in sorted(run_dir.adapter.iterdir()) if path.suffix in _ADAPTER_SUFFIXES}
-    reports = {path.name: path for path in (run_dir.metrics, run_dir.dataset_report)}
+    reports = {run_dir.metrics.name: metrics, run_dir.dataset_report.name: run_dir.dataset_report}
     return Result(adapter, reports, {"fingerprint": spec.fingerprint, "attempt": attempt})
 
 

@@ -7,60 +7,66 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from job.attempts import Attempt
+from job.checkpoints import LAYOUT
 from job.child import as_job_error
 from job.durable import checkpoint_folder, remove, superfluous
 from job.errors import AccessDenied, JobError, OutputTaken
+from job.processes import POLL_S
 from job.publish import make_manifest
 from job.records import Layout, Pushed
-from job.rundir import RunDir, read_record, write_json
-from job.spec import JobSpec
+from job.run import Run
+from job.rundir import read_record, write_json
 
-_POLL_S = 0.1
 _RETRY_S = 20.0  # after a store that could not be reached through all retries of its own
-LAYOUT = "layout.json"
+# For a checkpoint on its way when a run breaks down: about as long as it may take to make again what is in it.
+_WORTH_S = 300.0
 
 
 class Pusher(threading.Thread):
     """Pushes what the workers put into the outbox, the newest first: what a newer one has overtaken is not sent, unless
     it is the best. A store that cannot be reached is tried again; one that refuses us is a reason to stop."""
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        run_dir: RunDir,
-        spec: JobSpec,
-        durable: Iterable[Layout],
-        pause_s: float,
-        warn: Callable[[str], None],
-    ) -> None:
-        """*pause_s* are left between two pushes, where a store counts them."""
+    def __init__(self, run: Run, attempt: Attempt, durable: Iterable[Layout], pause_s: float) -> None:
+        """*durable* are in the output already; *pause_s* are left between two pushes, where a store counts them."""
         super().__init__(daemon=True, name="pusher")
-        self._attempt, self._run_dir, self._spec, self._pause_s, self._warn = attempt, run_dir, spec, pause_s, warn
+        self._run, self._attempt, self._pause_s = run, attempt, pause_s
         self._kept = {layout.step: layout for layout in durable}
         self._next_at = 0.0  # time.monotonic() before which nothing is pushed
-        self._hurry, self._ended = threading.Event(), threading.Event()
-        self.refusal: JobError | None = None  # why pushing is over for good
-
-    @property
-    def last_step(self) -> int | None:
-        """The newest durable step."""
-        return max(self._kept, default=None)
+        self._ended = threading.Event()  # push what waits, at once, and no more
+        self._refusal: JobError | None = None  # why pushing is over for good
 
     def run(self) -> None:
-        while self.refusal is None and not (self._ended.is_set() and not self._waiting()):
-            if self._waiting() and (self._hurry.is_set() or time.monotonic() >= self._next_at):
+        while self._refusal is None and not (self._ended.is_set() and not self._waiting()):
+            if self._waiting() and time.monotonic() >= self._next_at:
                 self._push_next()
             else:
-                time.sleep(_POLL_S)
+                time.sleep(POLL_S)
 
-    def flush(self, until: float) -> None:
-        """Push what still waits, at most until *until* by time.monotonic()."""
-        self._hurry.set()
+    def check(self) -> None:
+        """Raises:
+        AccessDenied, OutputTaken: the output may no longer be written.
+        """
+        if self._refusal:
+            raise self._refusal
+
+    def flush(self, until: Callable[[], float]) -> None:
+        """Push what still waits, at most until *until* by time.monotonic(), and for as long as it is worth it."""
+        began, self._next_at = time.monotonic(), 0.0
         self._ended.set()
-        self.join(max(0.0, until - time.monotonic()))
+        while self.is_alive() and time.monotonic() < min(until(), began + _WORTH_S):
+            self.join(POLL_S)
+
+    def stop(self) -> None:
+        """What waits is not needed any more."""
+        shutil.rmtree(self._outbox, ignore_errors=True)
+        self._ended.set()
 
     def _waiting(self) -> list[Path]:
-        return sorted(self._run_dir.outbox.glob("step-*"), reverse=True)
+        return sorted(self._outbox.glob("step-*"), reverse=True)
+
+    @property
+    def _outbox(self) -> Path:
+        return self._run.dir.outbox
 
     def _push_next(self) -> None:
         newest, *older = self._waiting()
@@ -70,28 +76,32 @@ class Pusher(threading.Thread):
         try:
             self._push(newest)
         except (AccessDenied, OutputTaken) as error:
-            self.refusal = error
+            self._refusal = error
         except Exception as error:  # a thread that died would end all pushing, and nobody would know
-            self._warn(f"  the checkpoint of {newest.name} is not durable yet: {as_job_error(error).cause}")
+            self._run.console.warn(f"  the checkpoint of {newest.name} is not durable yet: {as_job_error(error).cause}")
             self._next_at = time.monotonic() + _RETRY_S
-            self._hurry.clear()
 
     def _push(self, folder: Path) -> None:
         layout, began = _layout(folder), time.monotonic()
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        facts = {"fingerprint": self._spec.fingerprint, "attempt": self._attempt.number}
+        facts = {"fingerprint": self._run.spec.fingerprint, "attempt": self._attempt.number}
         manifest = make_manifest(files, facts | {"layout": layout.model_dump(mode="json")})
-        self._attempt.check()
+        self._attempt.confirm()
         self._attempt.store.replace(checkpoint_folder(layout.step), files, manifest)
-        self._kept[layout.step] = layout
-        now = time.monotonic()
-        self._next_at = now + self._pause_s
-        write_json(self._run_dir.pushed, Pushed(step=self.last_step or 0, upload_s=now - began))
+        self._note(layout, time.monotonic() - began)
         shutil.rmtree(folder)
-        gone = superfluous(self._kept.values(), self._spec.save_total_limit)
-        remove(self._attempt.store, gone, self._warn)
+        gone = superfluous(self._kept.values(), self._run.spec.save_total_limit)
+        remove(self._attempt.store, gone, self._run.console.warn)
         for step in gone:
             del self._kept[step]
+
+    def _note(self, layout: Layout, upload_s: float) -> None:
+        self._kept[layout.step] = layout
+        newest = max(self._kept)
+        self._next_at = time.monotonic() + (0.0 if self._ended.is_set() else self._pause_s)
+        self._run.live.durable(newest)
+        self._run.log.write("durable", step=layout.step, upload_s=round(upload_s, 3))
+        write_json(self._run.dir.pushed, Pushed(step=newest, upload_s=upload_s))
 
     def _is_best(self, folder: Path) -> bool:
         loss = _layout(folder).eval_loss

@@ -27,7 +27,8 @@ class RunDir:
         self.log = root / "log.jsonl"
         self.worker_log = root / "worker.log"
         self.adapter = root / "adapter"
-        self.metrics = root / "metrics.json"
+        self.metrics = root / "metrics.json"  # only of a result that is complete
+        self.partial_metrics = root / "partial_metrics.json"
         self.dataset_report = root / "dataset_report.json"
         self.checkpoints = root / "checkpoints"
         self.outbox = root / "outbox"

@@ -2,11 +2,23 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
 from job import __version__
-from job.records import AdapterProof, AddedTokens, Facts, HardwareFacts, LogEntry, Plan, Prepared, Record, TrainResult
+from job.records import (
+    AdapterProof,
+    AddedTokens,
+    HardwareFacts,
+    LogEntry,
+    ModelFacts,
+    Plan,
+    Prepared,
+    Record,
+    TrainResult,
+)
+from job.report.made import Made
 from job.spec import JobSpec
 
 SCHEMA_VERSION = 1
@@ -73,11 +85,21 @@ class EvalMetrics(Record):
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
 
 
+class AttemptMetrics(Record):
+    """All attempts at the run together, as far as is known of those that died without a word."""
+
+    count: int = Field(description="Attempts, this one included.")
+    elapsed_s: float = Field(description="Seconds of each attempt from start to end, of this one to the report.")
+    gpu_hours: float = Field(description="The same in hours, times the GPUs of each attempt's machine.")
+    cost: float | None = Field(description="gpu_hours times JOB_GPU_HOUR_PRICE; null without it.")
+    resumed_at_step: int = Field(description="Step from which this attempt went on; 0 if it began the run.")
+
+
 class Metrics(Record):
     """The file."""
 
     schema_version: int = Field(description="1. It grows when a field changes its meaning or goes away.")
-    status: str = Field(description="finished.")
+    status: Literal["finished", "partial"] = Field(description="`partial`: the time was up before the last step.")
     graft_version: str = Field(description="Version of this job.")
     method: str = Field(description="JOB_METHOD.")
     adapter: str = Field(description="JOB_ADAPTER.")
@@ -90,48 +112,56 @@ class Metrics(Record):
     plan: Plan = Field(description="How it ran, with the reason of each choice.")
     hardware: HardwareFacts = Field(description="What it ran on.")
     settings: dict[str, object] = Field(description="The whole spec.")
-    phases_s: dict[str, float] = Field(description="Wall-clock seconds of each phase.")
+    attempts: AttemptMetrics = Field(description="All attempts at the run together.")
+    phases_s: dict[str, float] = Field(description="Wall-clock seconds of each phase of this attempt.")
     versions: dict[str, str] = Field(description="Versions of the libraries that trained.")
 
 
-def make_metrics(
-    spec: JobSpec,
-    facts: Facts,
-    plan: Plan,
-    prepared: Prepared,
-    result: TrainResult,
-    dataset_revisions: Sequence[str | None],
-    phases_s: dict[str, float],
-) -> Metrics:
-    """Everything about a finished run.
+def make_metrics(made: Made) -> Metrics:
+    """Everything about a run that has learned something.
 
     Raises:
-        ValueError: *result* is of a run that was stopped.
+        ValueError: it has not.
     """
+    spec, result = made.spec, made.result
     if result.adapter is None:
-        raise ValueError("a stopped run has no metrics")
+        raise ValueError("a run that has learned nothing has no metrics")
     return Metrics(
         schema_version=SCHEMA_VERSION,
-        status=result.status,
+        status="finished" if result.status == "finished" else "partial",
         graft_version=__version__,
         method=spec.method,
         adapter=spec.adapter,
-        base_model=BaseModelMetrics(
-            uri=spec.model,
-            revision=facts.model.revision,
-            model_type=facts.model.model_type,
-            parameters=facts.model.parameters,
-        ),
-        tokenizer=_tokenizer(prepared, result),
-        data=_data(spec, prepared, dataset_revisions),
+        base_model=_base_model(spec, made.facts.model),
+        tokenizer=_tokenizer(made.prepared, result),
+        data=_data(spec, made.prepared, made.dataset_revisions),
         train=_train(result),
         eval=_eval(result),
         proof=result.adapter,
-        plan=plan,
-        hardware=facts.hardware,
+        plan=made.plan,
+        hardware=made.facts.hardware,
         settings=spec.model_dump(mode="json"),
-        phases_s={name: round(seconds, 2) for name, seconds in phases_s.items()},
+        attempts=_attempts(made),
+        phases_s={name: round(seconds, 2) for name, seconds in made.phases_s.items()},
         versions=result.versions,
+    )
+
+
+def _base_model(spec: JobSpec, model: ModelFacts) -> BaseModelMetrics:
+    return BaseModelMetrics(
+        uri=spec.model, revision=model.revision, model_type=model.model_type, parameters=model.parameters
+    )
+
+
+def _attempts(made: Made) -> AttemptMetrics:
+    gpu_hours = made.attempts.gpu_s / 3600
+    price = made.spec.gpu_hour_price
+    return AttemptMetrics(
+        count=made.attempts.count,
+        elapsed_s=round(made.attempts.elapsed_s, 1),
+        gpu_hours=round(gpu_hours, 4),
+        cost=round(gpu_hours * price, 4) if price else None,
+        resumed_at_step=made.result.resumed_at_step,
     )
 
 

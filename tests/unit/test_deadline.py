@@ -39,7 +39,7 @@ def test_the_limit_that_comes_first_holds():
     both = spec(max_hours=2, max_cost=10, gpu_hour_price=10)
 
     assert find_deadline(both, 1, 0.0, []).ends_at == 3600
-    assert find_deadline(both, 0, 0.0, []).ends_at == 3600  # a CPU is paid for as one GPU
+    assert find_deadline(both, 4, 0.0, []).ends_at == 900
 
 
 def test_what_saving_and_uploading_took_is_kept_in_reserve():

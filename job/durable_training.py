@@ -1,0 +1,83 @@
+"""Training of which nothing is lost: its checkpoints go to the output while it runs, and whatever ends it early leaves
+the newest one there."""
+
+import contextlib
+from collections.abc import Iterator
+
+from job.attempts import Attempt
+from job.checkpoints import LAYOUT, by_step
+from job.deadline import Deadline, reserve_s
+from job.durable import Durable
+from job.early_end import EarlyEnd
+from job.errors import Interrupted, JobError
+from job.output import Output
+from job.pusher import Pusher
+from job.records import Layout, Plan, Pushed, TrainResult, TrainTask
+from job.run import Run
+from job.rundir import RunDir, read_record
+from job.training import train_within_memory
+
+_HUB_PAUSE_S = 300.0  # between two checkpoints: each is a commit, of which a repository takes some 128 an hour
+
+
+def train_durably(
+    run: Run,
+    plan: Plan,
+    task: TrainTask,
+    output: Output,
+    attempt: Attempt,
+    durable: list[Durable],
+    deadline: Deadline | None,
+) -> tuple[Plan, TrainResult, JobError | None]:
+    """Train from the newest of *durable* on; the plan that held, the result, and what ended training before its last
+    step, if something did.
+
+    Raises:
+        JobError: training failed, or had to be killed, and there is no result.
+    """
+    pusher = Pusher(run, attempt, [one.layout for one in durable], _HUB_PAUSE_S if output.on_hub else 0.0)
+
+    def check() -> None:
+        attempt.check()
+        pusher.check()
+
+    early = EarlyEnd(run.stop, run.spec.grace_s, deadline, lambda: _reserve_s(run.dir), check)
+    if early.notice() and early.error:  # not even a model need be loaded
+        raise early.error
+    run.stop.lift_limit()
+    with _pushing(pusher, run, deadline):
+        try:
+            plan, result = train_within_memory(plan, task, run, early.notice)
+        except Interrupted as error:  # killed at a deadline; what had set it tells more
+            raise early.error or error from error
+        if result.status == "stopped":
+            pusher.flush(lambda: _until(run, deadline))
+            signalled = Interrupted("A training process was told to stop, not by this job.")
+            return plan, result, early.error or signalled
+    return plan, result, None
+
+
+@contextlib.contextmanager
+def _pushing(pusher: Pusher, run: Run, deadline: Deadline | None) -> Iterator[None]:
+    """Whatever goes wrong, what waits to be pushed is pushed. When all has gone well the result itself comes first."""
+    pusher.start()
+    try:
+        yield
+    except BaseException:
+        pusher.flush(lambda: _until(run, deadline))
+        raise
+    pusher.stop()
+
+
+def _until(run: Run, deadline: Deadline | None) -> float:
+    """When, by time.monotonic(), there is no more time for a checkpoint on its way; a signal may come meanwhile."""
+    granted = run.stop.since + run.spec.grace_s if run.stop.since is not None else float("inf")
+    return min(granted, deadline.ends_at if deadline else float("inf"))
+
+
+def _reserve_s(run_dir: RunDir) -> float:
+    """As `reserve_s`, from what has been measured so far."""
+    newest = next((path for path in by_step(run_dir.checkpoints) if (path / LAYOUT).exists()), None)
+    layout = read_record(newest / LAYOUT, Layout) if newest else None
+    pushed = read_record(run_dir.pushed, Pushed) if run_dir.pushed.exists() else None
+    return reserve_s(layout, pushed)

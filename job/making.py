@@ -1,0 +1,137 @@
+"""From the inputs to an adapter with its reports in RunDir: plan → prepare → train."""
+
+import time
+from pathlib import Path
+
+from job.attempts import Attempt
+from job.continuation import plan_to_continue
+from job.deadline import Deadline
+from job.durable import Durable, fetch_newest, find_durable, suitable
+from job.durable_training import train_durably
+from job.errors import DeadlineReached, JobError
+from job.forecast import forecast
+from job.gpu_links import prove_links
+from job.inspection import Inputs
+from job.outcome import upload_error
+from job.output import Output
+from job.preparation import dataset_facts, make_task, prepare, prepare_sample
+from job.probing import gather
+from job.processes import Task
+from job.publish import publish_apart
+from job.records import Decided, Facts, Plan, Prepared, PrepareTask, TrainTask
+from job.report.made import Attempts, Made
+from job.report.write import write_reports
+from job.run import Run
+from job.rundir import write_json
+
+PARTIAL = "partial"
+
+
+def make_result(run: Run, inputs: Inputs, output: Output, attempt: Attempt, deadline: Deadline | None) -> None:
+    """Adapter and reports in RunDir; ``metrics.json`` is written last and says that all is complete.
+
+    Raises:
+        DeadlineReached: the time is up; the adapter as it is has been published under ``partial/``, if it has learned.
+        JobError: whatever else ended it.
+    """
+    with run.timed("plan"):
+        task = run.wait(lambda: make_task(run.spec, inputs, run.shop))
+        found = run.wait(lambda: find_durable(output.state, run.spec.fingerprint, run.console.warn))
+        facts = gather(run.spec, inputs, task.tokenizer, lambda: prepare_sample(task, run.shop), run.shop)
+        plan = _plan(run, output, facts, found)
+    with run.timed("prepare"):
+        if not inputs.model.source.is_local:
+            run.console.weights(inputs.model.facts)
+        weights = Task(lambda: inputs.model.localize(run.shop.cache / "models", weights=True))
+        checkpoint = Task(lambda: _bring_back(run, output, found, plan))
+        rows, prepared = _prepare(run, task, plan)
+        plan = _foresee(run, plan, prepared)
+        train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
+        durable = checkpoint.result(run.stop)
+    with run.timed("train"):
+        plan, result, error = train_durably(run, plan, train_task, output, attempt, durable, deadline)
+    revisions = tuple(source.revision for source in inputs.train)
+    made = Made(run.spec, revisions, facts, plan, prepared, result, run.phases_s, _attempts(run, inputs, attempt))
+    if error:
+        raise _ended_early(run, made, error, output, attempt)
+    write_reports(made, output.adapter_location, run.dir, run.dir.metrics)
+
+
+def _plan(run: Run, output: Output, facts: Facts, found: list[Durable]) -> Plan:
+    """The plan, with what it settles for later attempts noted in the output, once the machine has shown that it can
+    carry it out."""
+    decided = run.wait(lambda: output.decided(run.spec))
+    plan = plan_to_continue(run.spec, facts, decided, found[0].layout if found else None)
+    settled = Decided(quantization=plan.quantization, packing=plan.packing)
+    run.wait(lambda: output.mark(run.spec, settled))
+    plan = prove_links(plan, run.dir.links, run.shop.env, run.stop)
+    write_json(run.dir.spec, run.spec)
+    write_json(run.dir.facts, facts)
+    write_json(run.dir.plan, plan)
+    run.log.write("plan", **plan.model_dump(mode="json"))
+    run.console.plan(plan)
+    return plan
+
+
+def _bring_back(run: Run, output: Output, found: list[Durable], plan: Plan) -> list[Durable]:
+    """The newest of the checkpoints *found* that a run under *plan* can go on from, on this machine; it and those that
+    are older."""
+    warn = run.console.warn
+    usable = fetch_newest(output.state, suitable(found, plan, warn), run.dir.checkpoints, warn)
+    if usable:
+        run.live.durable(usable[0].step)
+        run.console.say(f"  going on from step {usable[0].step}")
+    return usable
+
+
+def _prepare(run: Run, task: PrepareTask, plan: Plan) -> tuple[Path, Prepared]:
+    rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), run.shop)
+    # Without the text of the template, which the tokenizer holds.
+    run.log.write("prepared", **prepared.model_dump(mode="json", exclude={"chat_template": {"source"}}))
+    run.console.rows(prepared)
+    return rows, prepared
+
+
+def _foresee(run: Run, plan: Plan, prepared: Prepared) -> Plan:
+    """*plan* with time and cost for the rows that there really are."""
+    if plan.forecast is None:
+        return plan
+    rows = dataset_facts(prepared, sampled=False)
+    renewed = forecast(run.spec, plan, rows, plan.forecast.tokens_per_s, plan.forecast.why)
+    run.console.forecast(run.spec, renewed, plan.num_processes)
+    return plan.model_copy(update={"forecast": renewed})
+
+
+def _train_task(inputs: Inputs, folder: Path, rows: Path, prepared: Prepared) -> TrainTask:
+    return TrainTask(
+        model_path=folder.absolute(),
+        data_path=rows.absolute(),
+        base_model_name=inputs.model.name,
+        base_model_revision=inputs.model.facts.revision,
+        has_eval=prepared.eval is not None,
+        chat_template=prepared.chat_template,
+    )
+
+
+def _attempts(run: Run, inputs: Inputs, attempt: Attempt) -> Attempts:
+    pulses = [past.pulse for past in attempt.earlier if past.pulse]
+    now_s = time.monotonic() - run.began
+    return Attempts(
+        count=len(attempt.earlier) + 1,
+        elapsed_s=now_s + sum(pulse.elapsed_s for pulse in pulses),
+        gpu_s=now_s * inputs.num_gpus + sum(pulse.elapsed_s * pulse.num_gpus for pulse in pulses),
+    )
+
+
+def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt: Attempt) -> JobError:
+    """*error*, after the adapter as it is has been published if it is the time that is up."""
+    if not isinstance(error, DeadlineReached) or made.result.adapter is None:
+        return error
+    write_reports(made, output.adapter_location, run.dir, run.dir.partial_metrics)
+    try:
+        run.wait(lambda: publish_apart(output, PARTIAL, run.dir, run.spec, attempt.number), patience_s=run.spec.grace_s)
+    except JobError as failure:
+        return upload_error(failure)
+    place = f"{output.text.rstrip('/')}/{PARTIAL}"
+    step = f"step {made.result.steps} of {made.result.total_steps}"
+    return DeadlineReached(f"{error.cause} The adapter of {step} is in {place}.", error.fix, published=True)

@@ -1,0 +1,29 @@
+"""What a run consists of, from what was asked for to what came out: all that its reports are written from."""
+
+from dataclasses import dataclass
+
+from job.records import Facts, Plan, Prepared, TrainResult
+from job.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """All attempts together, the present one included."""
+
+    count: int
+    elapsed_s: float  # as far as is known of those that died
+    gpu_s: float  # the same times the GPUs of the machine
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run that has trained."""
+
+    spec: JobSpec
+    dataset_revisions: tuple[str | None, ...]
+    facts: Facts
+    plan: Plan
+    prepared: Prepared
+    result: TrainResult
+    phases_s: dict[str, float]  # wall-clock seconds of the present attempt
+    attempts: Attempts
