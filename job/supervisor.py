@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from job.attempts import Attempt, Watch, claim, crash_loop
 from job.child import as_job_error
 from job.console import Console
 from job.errors import BadSpec, JobError, OutputTaken
@@ -22,7 +23,8 @@ from job.host import check_machine
 from job.inputs import ModelSource
 from job.inspection import Inputs, find_inputs
 from job.outcome import failure, success, upload_error
-from job.output import Attempt, Output
+from job.output import Output
+from job.pace import Live
 from job.plan import make_plan
 from job.preparation import dataset_facts, make_task, open_workshop, prepare, prepare_sample
 from job.probing import gather
@@ -53,6 +55,7 @@ class Supervisor:
         self._shop = open_workshop(spec, env, self._run_dir.root / "prepare.log", stop, console.event)
         self._phase, self._phases_s = "start", dict[str, float]()
         self._attempt: Attempt | None = None
+        self._live = Live()
 
     def run(self) -> Outcome:
         """Run the job to its end, whatever that is, and leave no process behind."""
@@ -81,15 +84,25 @@ class Supervisor:
             for output in outputs:
                 self._wait(output.probe_write)
         with self._exclusive():
-            attempt = self._attempt = self._wait(lambda: outputs[0].claim(spec))
+            attempt = self._attempt = self._claim(outputs[0], len(inputs.hardware.gpus))
+            if manifest := self._wait(lambda: outputs[0].manifest(spec.fingerprint)):  # the attempt before was faster
+                return self._already_finished(outputs, manifest)
+            self._wait(lambda: outputs[0].mark(spec))
+            if loop := crash_loop(attempt.earlier):
+                raise loop
             if self._trained_before():
                 self._console.say("training has finished before; only the upload is left")
             else:
                 self._make_result(inputs, outputs[0])
             with self._timed("publish"):
+                self._wait(attempt.confirm)
                 self._wait(lambda: self._publish(outputs, attempt.number))
                 self._run_dir.metrics.unlink()  # published: if the output is removed, the next run trains again
         return f"The adapter is in {', '.join(spec.output_uri)}, verified."
+
+    def _claim(self, output: Output, num_gpus: int) -> Attempt:
+        watch = Watch(self._stop, self._console.say)
+        return self._wait(lambda: claim(output, self._spec, lambda: self._live.progress, num_gpus, watch))
 
     def _make_result(self, inputs: Inputs, output: Output) -> None:
         """Adapter and metrics in RunDir; ``metrics.json`` is written last and says that both are complete."""
@@ -166,11 +179,11 @@ class Supervisor:
         """Leave outcome, plan and log with the attempt. What the store refuses now changes nothing about the run."""
         if self._attempt is None:
             return
+        self._attempt.end(outcome)
         with contextlib.suppress(JobError):
             for path in (self._run_dir.plan, self._run_dir.log):
                 if path.exists():
                     self._attempt.put(path.name, self._redact(path.read_text()).encode())
-            self._attempt.put_outcome(outcome)
 
     def _wait(self, call: Callable[[], T]) -> T:
         return Task(call).result(self._stop)
@@ -183,6 +196,7 @@ class Supervisor:
     def _timed(self, phase: str) -> Iterator[None]:
         self._phase, start = phase, time.monotonic()
         self._console.say(phase)
+        self._live.enter(phase)
         yield
         self._phases_s[phase] = time.monotonic() - start
 
