@@ -20,13 +20,14 @@ from job.spec import JobSpec
 
 PREVIEW_ROWS = 3
 USAGE = """usage: python entrypoint.py [run | check [--gpus 8xH100-80GB] | plan [--gpus 8xH100-80GB] [--json] |
-                                preview [ROWS] | schema | --version | --help]
+                                preview [ROWS] | status URI [--json] | schema | --version | --help]
 
 run      (the default) fine-tune as the JOB_* variables say; docs/environment.md lists them
 check    find out without a GPU whether the run would succeed, with the exit code it would give
 plan     show how the job would run, what of the GPUs it would fill, how long it would take, and the alternatives;
          JOB_DATASET_URI and JOB_OUTPUT_URI may be missing
 preview  show a few rows as the model sees them, with what carries loss marked
+status   show how far the run at that output is, or how it ended; needs no JOB_* variable and only reads
 schema   print the JSON schema of the spec (JOB_SPEC_URI)
 """
 
@@ -46,27 +47,35 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
             return conclude(env, _preview, "preview")
         case ["preview", rows] if rows.isdigit() and int(rows):
             return conclude(env, partial(_preview, rows=int(rows)), "preview")
+        case ["status", uri] | ["status", uri, "--json"] | ["status", "--json", uri]:
+            return conclude(env, partial(_status, uri=uri, as_json="--json" in argv), "status", last_word=False)
+        case _:
+            return _tell_about_itself(argv)
+
+
+def _tell_about_itself(argv: Sequence[str]) -> int:
+    """What needs no settings and has no outcome."""
+    match list(argv):
         case ["schema"]:
             print(json.dumps(JobSpec.model_json_schema(), indent=1))
-            return 0
         case ["--version"]:
             print(f"graft {__version__}")
-            return 0
         case ["--help" | "-h"]:
             print(USAGE, end="")
-            return 0
         case _:
             print(USAGE, end="", file=sys.stderr)
             return BadSpec.exit_code
+    return 0
 
 
 Verb = Callable[[Mapping[str, str], Redactor, StopRequest], Outcome]
 
 
-def conclude(env: Mapping[str, str], verb: Verb, phase: str) -> int:
+def conclude(env: Mapping[str, str], verb: Verb, phase: str, last_word: bool = True) -> int:
     """Carry out *verb*; what it raises itself has ended *phase*.
 
-    The last line of stdout is the outcome as JSON, also under ``/dev/termination-log``.
+    The last line of stdout is the outcome as JSON. Unless the verb may run beside a job in the same container, it is
+    also that container's *last_word*, under ``/dev/termination-log``.
     """
     redact = redactor(env)
     with StopRequest() as stop:
@@ -75,6 +84,8 @@ def conclude(env: Mapping[str, str], verb: Verb, phase: str) -> int:
         except Exception as error:  # every end has an outcome
             outcome = failure(as_job_error(error), phase, None, redact)
     _tell(outcome)
+    if last_word:
+        write_termination_log(outcome)
     return outcome.code
 
 
@@ -140,6 +151,13 @@ def _preview(env: Mapping[str, str], redact: Redactor, stop: StopRequest, rows: 
     return success(run_preview(spec, env, stop, rows, sys.stdout), None)
 
 
+def _status(env: Mapping[str, str], redact: Redactor, stop: StopRequest, uri: str, as_json: bool) -> Outcome:
+    from job.status import show_status
+
+    refuse_endpoints(env)
+    return success(show_status(uri, Console(sys.stderr, redact), stop, sys.stdout, as_json=as_json), None)
+
+
 def _base_spec(env: Mapping[str, str], stop: StopRequest) -> dict[str, Any] | None:
     """The content of JOB_SPEC_URI.
 
@@ -171,4 +189,3 @@ def _tell(outcome: Outcome) -> None:
     )
     sys.stderr.flush()
     print(to_line(outcome), flush=True)
-    write_termination_log(outcome)

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from job.pace import Pace, Speed, duration
 from job.records import Findings, Forecast, ModelFacts, Plan, Prepared
 from job.redact import Redactor
 from job.spec import JobSpec
@@ -16,12 +17,11 @@ class Console:
     def __init__(
         self, stream: TextIO, redact: Redactor, quiet: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._stream, self._redact, self._quiet, self._clock = stream, redact, quiet, clock
+        self._stream, self._redact, self._quiet = stream, redact, quiet
         self._live = stream.isatty()
         self._open_line = False
-        self._start: tuple[float, int, int] | None = None  # clock, step and tokens at the first logged step
+        self._pace = Pace(clock)
         self._done_before = 0  # steps of earlier launches of the workers
-        self._evaluating_s = 0.0  # no part of the training speed
         self._foreseen: tuple[Forecast, float] | None = None  # with the price of all GPUs for an hour; until corrected
 
     def say(self, text: str) -> None:
@@ -81,35 +81,31 @@ class Console:
 
     def event(self, event: dict[str, Any]) -> None:
         """One line of the worker's ``log.jsonl``."""
+        speed = self._pace.event(event)
         match event["event"]:
             case "preparing":
                 self._preparing(event)
             case "train_begin":
-                self._start, self._done_before = None, event["step"]
+                self._done_before = event["step"]
                 done = f", {event['step']} of them done before" if event["step"] else ""
                 self.say(f"training: {event['total_steps']} steps{done}")
             case "longest_batch":
                 self.say(f"  the longest batch takes {event['peak_gib']:.1f} GiB at its fullest moment")
             case "train":
-                self._progress(event)
+                self._progress(event, speed)
             case "train_end" if "train_runtime" in event:
                 # What the Trainer calls the mean loss leaves out the steps before a restart.
                 loss = "" if self._done_before else f", mean loss {event['train_loss']:.4f}"
                 self.say(f"  {event['step'] - self._done_before} steps in {event['train_runtime']:.1f} s{loss}")
             case "evaluation":
-                self._evaluating_s += event["eval_runtime"]
                 self.say(f"  step {event['step']}/{event['total_steps']}  eval loss {event['eval_loss']:.4f}")
 
-    def _progress(self, event: dict[str, Any]) -> None:
-        step, total, tokens = event["step"], event["total_steps"], int(event.get("num_tokens", 0))
+    def _progress(self, event: dict[str, Any], speed: Speed | None) -> None:
+        step, total = event["step"], event["total_steps"]
         line = f"  step {step}/{total}  loss {event['loss']:.4f}  lr {event['learning_rate']:.2e}"
-        now = self._clock() - self._evaluating_s
-        if self._start is None:
-            self._start = (now, step, tokens)
-        elif (elapsed := now - self._start[0]) > 0:
-            step_s, speed = elapsed / max(1, step - self._start[1]), (tokens - self._start[2]) / elapsed
-            line += f"  {speed:,.0f} tokens/s  {_duration((total - step) * step_s)} left"
-            self._correct(speed, total * step_s)
+        if speed:
+            line += f"  {speed.tokens_per_s:,.0f} tokens/s  {duration((total - step) * speed.step_s)} left"
+            self._correct(speed.tokens_per_s, total * speed.step_s)
         self._renew(line)
 
     def _correct(self, tokens_per_s: float, training_s: float) -> None:
@@ -120,11 +116,11 @@ class Console:
         cost = f" and {training_s / 3600 * price:,.2f}" if price else ""
         self.say(
             f"  measured {tokens_per_s:,.0f} tokens/s where {forecast.tokens_per_s:,.0f} were foreseen: "
-            f"{_duration(training_s)}{cost} for all of training"
+            f"{duration(training_s)}{cost} for all of training"
         )
 
     def _preparing(self, event: dict[str, Any]) -> None:
-        left = "" if event["left_s"] is None else f"  {_duration(event['left_s'])} left"
+        left = "" if event["left_s"] is None else f"  {duration(event['left_s'])} left"
         self._renew(f"  {event['rows']:,} rows prepared  {event['rows_per_s']:,.0f} rows/s{left}")
 
     def _renew(self, line: str) -> None:
@@ -150,13 +146,7 @@ def forecast_lines(spec: JobSpec, forecast: Forecast, num_gpus: int) -> Iterator
     if forecast.hours is None or forecast.tokens is None:
         yield f"{'time':<24} not known: the number of rows is not"
         return
-    duration = _duration(forecast.hours * 3600)
-    yield f"{'time':<24} {forecast.steps:,} steps, {forecast.tokens:,} tokens, {duration} of training"
+    hours = duration(forecast.hours * 3600)
+    yield f"{'time':<24} {forecast.steps:,} steps, {forecast.tokens:,} tokens, {hours} of training"
     if forecast.cost is not None:
-        yield f"{'cost':<24} {forecast.cost:,.2f} for {num_gpus} × {duration} at {spec.gpu_hour_price:g} an hour"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+        yield f"{'cost':<24} {forecast.cost:,.2f} for {num_gpus} × {hours} at {spec.gpu_hour_price:g} an hour"

@@ -1,5 +1,6 @@
 """How a run ended, told three times: stdout's last line, the termination log, the output store."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -13,13 +14,16 @@ _CUT = " …"
 TERMINATION_LOG = Path("/dev/termination-log")
 
 
-def success(cause: str, attempt: int | None) -> Outcome:
+def success(cause: str, attempt: int | None, last_durable_step: int | None = None) -> Outcome:
     return Outcome(
-        code=0, error_class="Success", phase="done", cause=cause, fix="", last_durable_step=None, attempt=attempt
-    )
+        code=0, error_class="Success", phase="done", cause=cause, fix="", last_durable_step=last_durable_step,
+        attempt=attempt,
+    )  # fmt: skip
 
 
-def failure(error: JobError, phase: str, attempt: int | None, redact: Redactor) -> Outcome:
+def failure(
+    error: JobError, phase: str, attempt: int | None, redact: Redactor, last_durable_step: int | None = None
+) -> Outcome:
     """*error* as an outcome, without secrets."""
     return Outcome(
         code=error.exit_code,
@@ -27,7 +31,7 @@ def failure(error: JobError, phase: str, attempt: int | None, redact: Redactor) 
         phase=phase,
         cause=redact(error.cause),
         fix=redact(error.fix),
-        last_durable_step=None,
+        last_durable_step=last_durable_step,
         attempt=attempt,
     )
 
@@ -45,9 +49,11 @@ def _shorter(text: str) -> str:
 
 
 def write_termination_log(outcome: Outcome, path: Path = TERMINATION_LOG) -> None:
-    """For Kubernetes, which mounts the file; elsewhere it does not exist and nothing is written."""
-    if path.exists():
-        path.write_text(to_line(outcome))
+    """For Kubernetes, which mounts the file; elsewhere it does not exist and nothing is written. Where it cannot be
+    written, the end of the run stays what it is."""
+    with contextlib.suppress(OSError):
+        if path.exists():
+            path.write_text(to_line(outcome))
 
 
 def upload_error(error: JobError) -> JobError:

@@ -1,11 +1,11 @@
 """One output URI: the result, and the run's own records beside it (on the Hub: on a branch of their own)."""
 
 import json
-from dataclasses import dataclass
+import re
 from typing import Any
 
 from job.errors import AccessDenied, NotFound, OutputTaken
-from job.records import Decided, Outcome
+from job.records import Decided
 from job.spec import JobSpec
 from job.storage import Snapshot, Store, open_store
 from job.uri import HubUri, parse_uri
@@ -13,6 +13,8 @@ from job.uri import HubUri, parse_uri
 MANIFEST = "manifest.json"
 RUN = "run.json"
 STATE_BRANCH = "graft-run"
+_CHECKPOINT = re.compile(r"checkpoints/[^/]+/manifest\.json")
+_SHOWN = 60  # characters of a setting in a message
 _OURS = ("adapter/", "metrics.json", "dataset_report.json", MANIFEST)
 
 
@@ -27,6 +29,7 @@ class Output:
         self.state: Store = open_store(uri, branch=STATE_BRANCH) if self.on_hub else self.result
         # At the root of a repository, so that PeftModel.from_pretrained("org/name") finds it.
         self.adapter_prefix = "" if self.on_hub else "adapter/"
+        self.conditional = True  # until probe_write finds that the store knows no create-if-absent
         self.adapter_location = uri.repo_id if isinstance(uri, HubUri) else f"{text.rstrip('/')}/adapter"
 
     def manifest(self, fingerprint: str) -> dict[str, Any] | None:
@@ -54,7 +57,7 @@ class Output:
         AccessDenied: the output cannot be written.
         """
         try:
-            self.state.probe_write()
+            self.conditional = self.state.probe_write()
         except NotFound as error:
             raise AccessDenied(f"JOB_OUTPUT_URI={self.text}: {error.cause}", error.fix) from error
 
@@ -69,21 +72,47 @@ class Output:
     def decided(self, spec: JobSpec) -> Decided | None:
         """What an earlier attempt at *spec* has settled; None when there was none, or one at another spec."""
         try:
-            run = json.loads(self.state.read(RUN))
+            run = self._run()
             return Decided.model_validate(run["decided"]) if run["fingerprint"] == spec.fingerprint else None
-        except (NotFound, ValueError, KeyError, TypeError):  # no run, another version's, or not ours
+        except (ValueError, KeyError):  # no run, or another version's
             return None
 
-    def claim(self, spec: JobSpec) -> "Attempt":
-        """Register the next attempt, under a number that no other process has."""
-        self.mark(spec)
-        taken = [
-            file.path.split("/")[1] for file in self._snapshot(self.state).files if file.path.startswith("attempts/")
-        ]
-        number = max((int(name) for name in taken if name.isdigit()), default=0) + 1
-        while not self.state.create(f"attempts/{number:04d}/claim.json", _json({"fingerprint": spec.fingerprint})):
-            number += 1
-        return Attempt(self.state, number)
+    def state_paths(self) -> set[str]:
+        """The run's own records and checkpoints, and where they lie beside the result, that too."""
+        return {file.path for file in self._snapshot(self.state).files}
+
+    def refuse_other_run(self, spec: JobSpec, paths: set[str]) -> None:
+        """Keep the work of a run with other settings: until it has a durable checkpoint among *paths* it has none.
+
+        Raises:
+            OutputTaken: it has one; the message names the settings that differ.
+        """
+        for path in sorted(filter(_CHECKPOINT.fullmatch, paths)):
+            manifest = _manifest(self.state.read(path))
+            if manifest and manifest["fingerprint"] != spec.fingerprint:
+                differ = self._differences(spec) or "settings of another version"
+                raise OutputTaken(
+                    f"JOB_OUTPUT_URI={self.text} holds a checkpoint of a run with other settings: {differ}.",
+                    "Choose another JOB_OUTPUT_URI, or set them as they were to go on with that run.",
+                )
+
+    def _differences(self, spec: JobSpec) -> str:
+        before = self._run().get("spec")
+        if not isinstance(before, dict):
+            return ""
+        return ", ".join(
+            f"JOB_{name.upper()} was {_shown(before.get(name))} and is {_shown(value)}"
+            for name, value in spec.decisive.items()
+            if before.get(name) != value
+        )
+
+    def _run(self) -> dict[str, Any]:
+        """``run.json``; empty when there is none that can be read."""
+        try:
+            run = json.loads(self.state.read(RUN))
+        except (NotFound, ValueError):
+            return {}
+        return run if isinstance(run, dict) else {}
 
     def _refuse_foreign(self, files: dict[str, int]) -> None:
         ours = self.on_hub and RUN in {file.path for file in self._snapshot(self.state).files}
@@ -105,20 +134,6 @@ class Output:
 _ELSEWHERE = "Choose another JOB_OUTPUT_URI."
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One try at a run, with its own folder in the output."""
-
-    store: Store
-    number: int
-
-    def put(self, name: str, data: bytes) -> None:
-        self.store.put(f"attempts/{self.number:04d}/{name}", data)
-
-    def put_outcome(self, outcome: Outcome) -> None:
-        self.put("outcome.json", _json(outcome.to_json()))
-
-
 def _clashes(files: dict[str, int]) -> list[str]:
     return [path for path in files if path.startswith(_OURS)]
 
@@ -129,6 +144,11 @@ def _manifest(data: bytes) -> dict[str, Any] | None:
         return manifest if isinstance(manifest["files"], dict) and "fingerprint" in manifest else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
 
 
 def _json(value: Any) -> bytes:

@@ -327,9 +327,12 @@ class JobSpec(BaseModel):
         return bool(self.eval_fraction or self.eval_dataset_uri)
 
     @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that change the result."""
+        fields = {name for name, info in type(self).model_fields.items() if info.json_schema_extra["changes_result"]}  # type: ignore[index]
+        return self.model_dump(mode="json", include=fields)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the settings that change the result: two runs with the same one are the same run."""
-        fields = {name for name, info in type(self).model_fields.items() if info.json_schema_extra["changes_result"]}  # type: ignore[index]
-        return hashlib.sha256(
-            json.dumps(self.model_dump(mode="json", include=fields), sort_keys=True).encode()
-        ).hexdigest()
+        return hashlib.sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()

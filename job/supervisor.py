@@ -66,6 +66,7 @@ class Supervisor:
             attempt = self._claim(outputs[0], inputs)
             if manifest := self._finished(outputs[0]):  # by the attempt that was waited for
                 return self._already_finished(outputs, manifest)
+            run.wait(lambda: outputs[0].mark(spec))
             if is_trained(run.dir, spec):
                 run.console.say("training has finished before; only the upload is left")
             else:
@@ -78,23 +79,26 @@ class Supervisor:
         return self._run.wait(lambda: output.manifest(self._run.spec.fingerprint))
 
     def _claim(self, output: Output, inputs: Inputs) -> Attempt:
-        """The run is ours afterwards, and its place marked.
+        """The run is ours afterwards.
 
         Raises:
             OutputTaken: it is someone else's.
-            NoProgress: the attempts before have come no further.
         """
         run = self._run
         watch = Watch(run.stop, run.console.say)
-        self._attempt = run.wait(lambda: claim(output, run.spec, run.live.read, inputs.num_gpus, watch))
-        run.wait(lambda: output.mark(run.spec))
-        run.wait(output.result.abort_uploads)
-        if loop := crash_loop(self._attempt.earlier):
-            raise loop
+        self._attempt = run.wait(lambda: claim(output, run.spec, lambda: run.live.progress, inputs.num_gpus, watch))
         return self._attempt
 
     def _make_result(self, output: Output, inputs: Inputs, attempt: Attempt) -> None:
+        """Adapter and reports in RunDir.
+
+        Raises:
+            NoProgress: the attempts before have come no further.
+            JobError: whatever else ends it.
+        """
         run, deadline = self._run, self._deadline(inputs, attempt)
+        if loop := crash_loop(attempt.earlier):
+            raise loop
         if deadline:
             run.stop.limit(deadline.ends_at, deadline.error())
             run.stop.check()
@@ -140,13 +144,13 @@ class Supervisor:
         run."""
         if self._attempt is None:
             return
+        self._attempt.end(outcome)
         own = self._run.dir
         with contextlib.suppress(JobError):
             for path in (own.plan, own.log, *sorted(own.stack(0).parent.glob("*.txt"))):
                 if path.exists() and path.stat().st_size:
                     name = path.name if path.parent == own.root else f"{path.parent.name}/{path.name}"
                     self._attempt.put(name, self._redact(path.read_text()).encode())
-        self._attempt.end(outcome)
 
     @property
     def _number(self) -> int | None:

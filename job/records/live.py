@@ -74,6 +74,7 @@ class Pulse(Record):
     beat: int
     elapsed_s: float  # since this attempt began
     num_gpus: int  # of the machine, all of which are paid for
+    ending: bool = False  # asked to stop, or at its end: who waits for the run waits on
     progress: Progress
 
 

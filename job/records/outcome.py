@@ -1,6 +1,7 @@
 """How a run ended."""
 
-from typing import Any
+import json
+from typing import Any, Self
 
 from job.records.base import Record
 
@@ -20,3 +21,13 @@ class Outcome(Record):
     def to_json(self) -> dict[str, Any]:
         fields = self.model_dump(mode="json")
         return {"code": fields.pop("code"), "class": fields.pop("error_class"), **fields}
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Raises:
+        ValueError: it is not an outcome.
+        """
+        fields = json.loads(data)
+        if not isinstance(fields, dict):
+            raise ValueError("not an outcome")
+        return cls.model_validate({"error_class" if name == "class" else name: fields[name] for name in fields})
