@@ -1,7 +1,5 @@
 """Training as the supervisor sees it: the workers run to their end, and start again with less when memory runs out."""
 
-import shutil
-
 from job.checkpoints import newest_checkpoint
 from job.console import Console
 from job.errors import Interrupted, OutOfMemory
@@ -33,24 +31,19 @@ def train_within_memory(
         try:
             return plan, _train(plan, spec, run_dir, shop, console, events)
         except OutOfMemory as error:
+            if error.of_host:  # of which a smaller plan takes as much
+                raise
             smaller = smaller_plan(plan, may_offload=spec.cpu_offload is not False)
             if smaller is None:
                 raise out_of_fallbacks(plan, error) from error
             plan = smaller
             EventLog(run_dir.log).write("out_of_memory", cause=error.cause, given_up=plan.fallbacks[-1])
             console.warn(f"  {error.cause}: {plan.fallbacks[-1]}, and on from {_place(run_dir, plan)}")
-            _clear(run_dir)
 
 
 def _place(run_dir: RunDir, plan: Plan) -> str:
     checkpoint = newest_checkpoint(run_dir.checkpoints, plan)
     return checkpoint.name if checkpoint else "the first step"
-
-
-def _clear(run_dir: RunDir) -> None:
-    """Nothing that the workers before have left may be taken for the next ones'."""
-    shutil.rmtree(run_dir.errors)
-    run_dir.errors.mkdir()
 
 
 def _train(
@@ -64,7 +57,7 @@ def _train(
         for line in output.new() if spec.log_level == "debug" else ():
             console.say(line)
 
-    run_training(plan, run_dir, shop.env, spec.grace_s, shop.stop, watch)
+    run_training(plan, run_dir, shop.env, spec.hang_timeout_s, lambda: shop.stop.notice(spec.grace_s), watch)
     result = read_record(run_dir.train_result, TrainResult)
     if result.status == "stopped":
         name = shop.stop.signal.name if shop.stop.signal else "The stop file"
