@@ -140,9 +140,7 @@ def child_error(errors: list[Path], status: int, name: str, log: Path, killed: t
     a signal ended the process (SIGKILL is mostly the kernel's answer to a full memory)."""
     reports = [report for path in errors if (report := read_error(path))]
     if reports:
-        error, record = min(reports, key=lambda report: report[1].time)
-        error.add_note(record.traceback)
-        return error
+        return min(reports, key=lambda report: report[1].time)[0]
     if status < 0:
         return killed(f"{name} was killed by {signal.Signals(-status).name}.", f"Its output is in {log}.")
     return Bug(f"{name} ended with status {status}: {last_line(log)}", f"Its output is in {log}.")
