@@ -4,6 +4,7 @@ import contextlib
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,11 @@ def main_thread(dump: str) -> tuple[Frame, ...]:
 
 def culprit(standings: Mapping[int, Standing], silent_s: Mapping[int, float]) -> int:
     """The rank whose standing still makes the others wait, as far as that can be told: one that is stopped; else one
-    outside of the collective that others are in; else the one that has been silent for the longest."""
+    outside of the collective that others are in; of several, the one that stands where the fewest do, and then the one
+    that has been silent for the longest."""
     stopped = [rank for rank, standing in standings.items() if standing.stopped]
     waiting = [rank for rank, standing in standings.items() if standing.is_in_collective]
     absent = [rank for rank in silent_s if rank not in waiting] if waiting else []
-    return max(stopped or absent or silent_s, key=lambda rank: silent_s[rank])
+    places = {rank: standings[rank].frames[:1] if rank in standings else () for rank in silent_s}
+    crowd = Counter(places.values())
+    return max(stopped or absent or silent_s, key=lambda rank: (-crowd[places[rank]], silent_s[rank]))

@@ -29,7 +29,8 @@ def launch(count: int) -> None:
         subprocess.Popen(command, env={**os.environ, "RANK": str(rank)}, start_new_session=True)
         for rank in range(count)
     ]
-    sys.exit(1 if any([rank.wait() for rank in ranks]) else 0)
+    statuses = [rank.wait() for rank in ranks]
+    sys.exit(any(statuses))
 
 
 def keep(run_dir: RunDir) -> None:

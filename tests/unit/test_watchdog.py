@@ -37,8 +37,9 @@ class Ranks:
     def first_step(self) -> None:
         EventLog(self.run_dir.log).write("first_step", step=1)
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, beating: tuple[int, ...] = ()) -> bool:
         for _ in range(round(seconds)):
+            self.beat(*beating)
             self.now += 1
             failed = self.watchdog.failed()
         return failed
@@ -60,9 +61,7 @@ def silence_that_is_a_hang(ranks: Ranks) -> float:
     """Let rank 1 be silent until it counts as hung; for how long it was."""
     began = ranks.now
     with pytest.raises(Hang, match="Rank 1"):
-        while ranks.now < began + 2 * LOADING_S:
-            ranks.beat(0)
-            ranks.wait(1)
+        ranks.wait(2 * LOADING_S, beating=(0,))
     return ranks.now - began
 
 
@@ -248,6 +247,13 @@ def test_a_hang_is_put_down_to_the_rank_that_does_not_come_to_the_collective(sta
 
 def test_a_rank_that_never_started_is_the_one_that_others_wait_for():
     assert culprit({0: standing(ALL_REDUCE)}, {0: 1801.0, 1: 1801.0}) == 1
+
+
+def test_of_many_ranks_the_one_that_stands_where_no_other_does_is_named():
+    elsewhere = DUMP.replace("graph.py", "function.py")
+    standings = {0: standing(DUMP), 1: standing(DUMP), 2: standing(elsewhere), 3: standing(DUMP)}
+
+    assert culprit(standings, {0: 125.0, 1: 124.0, 2: 124.0, 3: 124.0}) == 2
 
 
 def test_the_hang_says_who_for_how_long_and_where(tmp_path):
