@@ -31,7 +31,7 @@ from job.errors import BadSpec, JobError  # noqa: E402
 from job.facts.gpus import parse_gpus  # noqa: E402
 from job.facts.hardware import inspect_hardware  # noqa: E402
 from job.launch import run_training  # noqa: E402
-from job.processes import StopRequest, children_env  # noqa: E402
+from job.processes import children_env  # noqa: E402
 from job.records import HardwareFacts, MemoryEstimate, Plan, TrainResult, TrainTask  # noqa: E402
 from job.rundir import RunDir, read_record, write_json  # noqa: E402
 
@@ -99,7 +99,7 @@ def measure(setting: Setting, plan: Plan, model: Path, root: Path) -> Measured:
     for path, record in ((run_dir.spec, setting.spec), (run_dir.plan, plan), (run_dir.train_task, task)):
         write_json(path, record)
     meter = Meter(SETTING_LIMIT_S)
-    run_training(plan, run_dir, children_env(os.environ), 0, StopRequest(), meter.look)
+    run_training(plan, run_dir, children_env(os.environ), "auto", lambda: None, meter.look)
     result = read_record(run_dir.train_result, TrainResult)
     tokens_per_s = (result.steps - 1) / result.after_first_step_s * result.tokens / result.steps
     return Measured(result.peak_gpu_memory_gib or 0.0, meter.held_gib, tokens_per_s)

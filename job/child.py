@@ -46,8 +46,11 @@ def as_job_error(error: Exception) -> JobError:
 
 
 def read_error(path: Path) -> tuple[JobError, WorkerError] | None:
-    """The failure that a child left at *path*, as the error to raise here; None when it left none."""
+    """The failure that a child left at *path*, as the error to raise here, with its traceback as a note; None when it
+    left none."""
     if not path.exists():
         return None
     record = read_record(path, WorkerError)
-    return error_for(record.code)(record.cause, record.fix), record
+    error = error_for(record.code)(record.cause, record.fix)
+    error.add_note(record.traceback)
+    return error, record

@@ -108,7 +108,13 @@ class Diverged(JobError):
 
 
 class OutOfMemory(JobError):
+    """A GPU's memory ran out, of which a smaller plan needs less; or, *of_host*, that of the machine or container."""
+
     exit_code, retry = 91, "never"
+
+    def __init__(self, cause: str, fix: str = "", *, of_host: bool = False) -> None:
+        super().__init__(cause, fix)
+        self.of_host = of_host
 
 
 class AdapterRejected(JobError):

@@ -1,17 +1,24 @@
 """Start ``accelerate launch``, watch it, and leave no process behind."""
 
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
-from job.errors import GpuFault, Interrupted
-from job.processes import POLL_S, StopRequest, child_error, end_descendants
-from job.records import Plan
-from job.rundir import RunDir
+from job.child import read_error
+from job.errors import GpuFault, Interrupted, JobError
+from job.processes import POLL_S, child_error, kill_descendants, last_line
+from job.records import Plan, StopNotice
+from job.root_cause import oom_kills, root_cause
+from job.rundir import RunDir, write_json
+from job.watchdog import Watchdog
 
 _CONFIGS = Path(__file__).resolve().parent.parent / "accelerate_configs"
+# A rank that lost a peer may be faster to say so than that peer's end is to be recorded: a crash writes its core first.
+_SETTLE_S = 3.0
 _MIXED_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 
 
@@ -53,35 +60,100 @@ def launch_env(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_training(
-    plan: Plan, run_dir: RunDir, env: Mapping[str, str], grace_s: float, stop: StopRequest, watch: Callable[[], None]
+    plan: Plan,
+    run_dir: RunDir,
+    env: Mapping[str, str],
+    hang_timeout_s: float | Literal["auto"],
+    wants_stop: Callable[[], StopNotice | None],
+    watch: Callable[[], None],
 ) -> None:
-    """Run the workers to their end, calling *watch* several times a second.
+    """Run the workers to their end, calling *watch* and *wants_stop* several times a second, and leave no process.
 
-    On a signal the stop file asks them to finish their step; after *grace_s* seconds they are killed.
+    What *wants_stop* returns is passed on to the workers, which finish their step; what still runs at its deadline is
+    killed. A rank that fails or hangs takes the others with it at once; launchers wait up to 30 s for them.
 
     Raises:
-        JobError: the root cause that a rank reported, or that a worker died without a report.
-        Interrupted: the grace period ran out.
+        JobError: the root cause, as a rank reported it or as its end tells.
+        Hang: a rank showed no sign of life.
+        Interrupted: a deadline passed, or the launcher ended on the way to it.
     """
+    _forget_earlier_ranks(run_dir)
+    watchdog, stop = Watchdog(run_dir, plan.num_processes, hang_timeout_s), _Stop(run_dir, wants_stop)
+    killed_before = oom_kills()
+    process = _start(plan, run_dir, env)
+    try:
+        while (status := process.poll()) is None and not watchdog.failed():
+            watch()
+            stop.check()
+            time.sleep(POLL_S)
+        stop.check()  # who signals all processes at once ends the launcher before it is looked here
+        error = _why(status, run_dir, watchdog, stop, killed_before) if status != 0 else None
+    finally:
+        kill_descendants()  # of which none has anything left to do, and some would take SIGTERM as a wish to stop
+    watch()
+    if error:
+        raise error
+
+
+def _forget_earlier_ranks(run_dir: RunDir) -> None:
+    """Nothing that the workers before have left may be taken for the next ones'."""
+    for folder in (run_dir.errors, run_dir.beat(0).parent, run_dir.exit(0).parent, run_dir.stack(0).parent):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+
+def _start(plan: Plan, run_dir: RunDir, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     with run_dir.worker_log.open("wb") as output:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             launch_command(plan, run_dir), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             env=launch_env(plan, env), start_new_session=True,
         )  # fmt: skip
-    try:
-        while process.poll() is None:
-            watch()
-            if stop.since is not None:
-                run_dir.stop.touch()
-                if time.monotonic() - stop.since > grace_s:
-                    raise Interrupted(
-                        f"The training processes did not stop within JOB_GRACE_S={grace_s:g}.",
-                        "Run the same job again.",
-                    )
-            time.sleep(POLL_S)
-    finally:
-        end_descendants()
-    watch()
-    if process.returncode:
-        reports = [run_dir.error(rank) for rank in range(plan.num_processes)]
-        raise child_error(reports, process.returncode, "The training process", run_dir.worker_log, GpuFault)
+
+
+class _Stop:
+    """The wish to stop: passed on once, and again only when it becomes more pressing."""
+
+    def __init__(self, run_dir: RunDir, wanted: Callable[[], StopNotice | None]) -> None:
+        self._path, self._wanted = run_dir.stop, wanted
+        self.notice: StopNotice | None = None
+
+    def check(self) -> None:
+        """Raises:
+        Interrupted: its deadline has passed.
+        """
+        notice = self._wanted()
+        if notice and (self.notice is None or notice.deadline < self.notice.deadline):
+            self.notice = notice
+            write_json(self._path, notice)
+        if self.notice and time.monotonic() > self.notice.deadline:
+            raise self.interrupted("did not stop in time")
+
+    def interrupted(self, what: str) -> Interrupted:
+        """What became of the training processes after the notice."""
+        reason = self.notice.reason if self.notice else ""
+        return Interrupted(f"The training processes {what} after {reason}.", "Run the same job again.")
+
+
+def _why(status: int | None, run_dir: RunDir, watchdog: Watchdog, stop: _Stop, killed_before: int) -> JobError:
+    """Why the launcher ended with *status*, or a rank failed while it still runs (None)."""
+    end = time.monotonic() + _SETTLE_S
+    while (cause := _root_cause(run_dir, watchdog, killed_before)) is None and time.monotonic() < end:
+        time.sleep(POLL_S)
+        watchdog.failed()  # which also finds ranks that vanished
+    if cause is None and stop.notice:
+        return stop.interrupted("ended")
+    return cause or child_error(_errors(run_dir, watchdog), status or 1, "Training", run_dir.worker_log, GpuFault)
+
+
+def _root_cause(run_dir: RunDir, watchdog: Watchdog, killed_before: int) -> JobError | None:
+    return root_cause(
+        [report for path in _errors(run_dir, watchdog) if (report := read_error(path))],
+        watchdog.ends(),
+        watchdog.silent_s(),
+        memory_ran_out=oom_kills() > killed_before,
+        last_line=last_line(run_dir.worker_log),
+    )
+
+
+def _errors(run_dir: RunDir, watchdog: Watchdog) -> list[Path]:
+    return [run_dir.error(rank) for rank in watchdog.silent_s()]

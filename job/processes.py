@@ -27,6 +27,9 @@ T = TypeVar("T")
 POLL_S = 0.05
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TERMINATE_S = 2.0  # between SIGTERM and SIGKILL for processes that outlive their job
+# SIGKILL takes milliseconds, and seconds where much memory is to be freed. A process that sleeps in a broken driver is
+# not ended by it at all: the job then ends without it, and whoever owns the machine sees both.
+_KILL_S = 30.0
 
 
 class StopRequest:
@@ -145,14 +148,17 @@ def child_error(errors: list[Path], status: int, name: str, log: Path, killed: t
     a signal ended the process (SIGKILL is mostly the kernel's answer to a full memory)."""
     reports = [report for path in errors if (report := read_error(path))]
     if reports:
-        error, record = min(reports, key=lambda report: report[1].time)
-        error.add_note(record.traceback)
-        return error
+        return min(reports, key=lambda report: report[1].time)[0]
     if status < 0:
         return killed(f"{name} was killed by {signal.Signals(-status).name}.", f"Its output is in {log}.")
+    return Bug(f"{name} ended with status {status}: {last_line(log)}", f"Its output is in {log}.")
+
+
+def last_line(log: Path) -> str:
+    """The last line of *log* that says anything: launchers end with a ruler. Empty where none does."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    said = [line.strip() for line in lines if any(map(str.isalnum, line))]  # launchers end with a ruler
-    return Bug(f"{name} ended with status {status}: {' '.join(said[-1:])}", f"Its output is in {log}.")
+    said = [line.strip() for line in lines if any(map(str.isalnum, line))]
+    return said[-1] if said else ""
 
 
 def adopt_orphans() -> None:
@@ -166,10 +172,16 @@ def end_descendants() -> None:
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(alive, timeout=_TERMINATE_S)
-    while alive:
+    psutil.wait_procs(alive, timeout=_TERMINATE_S)
+    kill_descendants()
+
+
+def kill_descendants() -> None:
+    """The same at once, for processes that would take SIGTERM as a request or, being stopped, not take it at all."""
+    end = time.monotonic() + _KILL_S
+    # Again and again: a killed launcher's workers come to this process, and what a worker started may outlive it.
+    while (alive := psutil.Process().children(recursive=True)) and time.monotonic() < end:
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(alive, timeout=_TERMINATE_S)
-        alive = psutil.Process().children(recursive=True)  # a killed launcher's workers have come to this process
+        psutil.wait_procs(alive, timeout=POLL_S)

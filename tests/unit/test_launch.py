@@ -14,7 +14,7 @@ from job.child import as_job_error
 from job.errors import BadData, Bug, GpuFault, Interrupted, UnsuitableHost
 from job.launch import launch_command, launch_env
 from job.preparation import open_workshop
-from job.processes import Child, StopRequest, Task, adopt_orphans, child_error, end_descendants
+from job.processes import Child, StopRequest, Task, adopt_orphans, child_error, end_descendants, kill_descendants
 from job.records import Plan, WorkerError
 from job.rundir import RunDir, write_json
 from job.spec import JobSpec
@@ -97,6 +97,7 @@ def test_the_earliest_report_is_the_root_cause(tmp_path):
 
     assert isinstance(error, BadData)
     assert error.cause == "row 3 is broken"
+    assert error.__notes__ == ["Traceback …"]
 
 
 def test_a_child_that_died_without_a_report_is_described_by_its_end(tmp_path):
@@ -139,6 +140,18 @@ def test_a_signal_ends_the_wait_for_a_task_that_hangs():
             task.result(stop)
 
 
+def test_a_signal_becomes_a_notice_whose_deadline_a_second_one_does_not_move():
+    with StopRequest() as stop:
+        assert stop.notice(25.0) is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        first = stop.notice(25.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+        assert first == stop.notice(25.0)
+        assert first.reason == "SIGTERM"
+        assert first.deadline - time.monotonic() == pytest.approx(25, abs=1)
+
+
 def test_a_signal_ends_a_child(tmp_path):
     with StopRequest() as stop:
         module = tmp_path / "sleeper.py"
@@ -170,4 +183,16 @@ def test_no_process_is_left_behind_even_one_that_ignores_sigterm(parent_lives_s)
     end_descendants()
 
     parent.wait(5)
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_stopped_process_is_killed_without_waiting_for_it_to_obey():
+    process = subprocess.Popen([sys.executable, "-c", ORPHANS, "60"], start_new_session=True)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+
+    kill_descendants()
+
+    assert time.monotonic() - began < 1
     assert psutil.Process().children(recursive=True) == []

@@ -1,0 +1,179 @@
+"""Ranks that fail, hang or do not obey: real processes with the signs of life of real ranks, under a small launcher."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from job import launch
+from job.errors import BadData, Bug, GpuFault, Hang, Interrupted, JobError, UnsuitableHost
+from job.processes import adopt_orphans
+from job.records import Plan, StopNotice
+from job.rundir import RunDir, read_record
+from tests.tiny import ROOT
+
+PLAN = Plan(
+    strategy="ddp", num_processes=2, precision="bf16", per_device_train_batch_size=1, gradient_accumulation_steps=1,
+    global_batch_size=2, packing=False, gradient_checkpointing=True, max_length=8, use_gpu=False, reasons={},
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_launcher(monkeypatch) -> Iterator[None]:
+    adopt_orphans()
+    monkeypatch.setattr(
+        launch,
+        "launch_command",
+        lambda plan, run_dir: [
+            sys.executable, "-m", "tests.fakes.ranks", str(run_dir.root), str(plan.num_processes),
+        ],
+    )  # fmt: skip
+    yield
+    assert psutil.Process().children(recursive=True) == []
+
+
+class Training:
+    """Runs two ranks, and does *act* with them once both show life."""
+
+    def __init__(self, root: Path) -> None:
+        self.run_dir, self._acted = RunDir(root), False
+        self.notice: StopNotice | None = None
+        self.seconds = 0.0  # from the act to the end
+
+    def pid(self, rank: int) -> int:
+        return int(self.run_dir.beat(rank).read_text())
+
+    def run(self, act: Callable[[], object] = lambda: None, timeout: float = 60.0, **fake: object) -> None:
+        def watch() -> None:
+            alive = [path for path in self.run_dir.beat(0).parent.glob("*") if path.read_text()]
+            if not self._acted and len(alive) == 2:
+                self._acted, self.seconds = True, time.monotonic()
+                act()
+
+        env = os.environ | {"PYTHONPATH": str(ROOT)} | {f"FAKE_{name}": str(value) for name, value in fake.items()}
+        try:
+            launch.run_training(PLAN, self.run_dir, env, timeout, lambda: self.notice, watch)
+        finally:
+            self.seconds = time.monotonic() - self.seconds
+
+    def fail(self, act: Callable[[], object] = lambda: None, timeout: float = 60.0, **fake: object) -> JobError:
+        with pytest.raises(JobError) as raised:
+            self.run(act, timeout, **fake)
+        return raised.value
+
+    def stop(self, grace_s: float) -> None:
+        self.notice = StopNotice(reason="SIGTERM", deadline=time.monotonic() + grace_s)
+
+
+@pytest.fixture
+def training(tmp_path) -> Training:
+    return Training(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (signal.SIGSEGV, GpuFault),
+        (signal.SIGABRT, GpuFault),
+        (signal.SIGBUS, UnsuitableHost),
+        (signal.SIGKILL, GpuFault),
+    ],
+    ids=str,
+)
+def test_a_rank_that_dies_ends_the_others_at_once_and_is_told_by_its_signal(training, number, kind):
+    error = training.fail(lambda: os.kill(training.pid(1), number))
+
+    assert type(error) is kind
+    assert error.cause.startswith(f"Rank 1 was ended by {number.name}")
+    assert training.seconds < 5
+
+
+def test_the_rank_that_died_is_named_although_its_peer_is_faster_to_report_the_loss(training):
+    error = training.fail(lambda: os.kill(training.pid(1), signal.SIGSEGV), WATCHES=0, CORE_S=1.5)
+
+    assert error.cause.startswith("Rank 1 was ended by SIGSEGV")
+
+
+def test_a_rank_that_vanishes_with_its_keeper_is_noticed_although_the_launcher_waits(training):
+    def vanish() -> None:
+        rank = psutil.Process(training.pid(1))
+        keeper = rank.parent()
+        keeper.suspend()  # so that it does not see its child go
+        rank.kill()
+        keeper.kill()
+
+    error = training.fail(vanish)
+
+    assert error.cause.startswith("Rank 1 vanished without a trace")
+    assert training.seconds < 5
+
+
+def test_a_rank_that_reports_an_error_gives_the_cause(training):
+    error = training.fail(RAISES=1)
+
+    assert (type(error), error.cause) == (BadData, "row 3 is broken")
+    assert "Traceback" in error.__notes__[0]
+
+
+def test_a_rank_that_leaves_without_a_report_is_a_bug_with_its_last_words(training):
+    error = training.fail(LEAVES=1)
+
+    assert type(error) is Bug
+    assert error.cause == "Rank 1 ended with status 3 and no report: the library left"
+
+
+def test_a_stopped_rank_hangs_and_is_known_to_be_stopped(training):
+    error = training.fail(lambda: os.kill(training.pid(1), signal.SIGSTOP), timeout=2.0)
+
+    assert type(error) is Hang
+    assert error.cause.startswith("Rank 1 has shown no sign of life for ")
+    assert "its process is stopped" in error.cause
+    assert training.seconds < 8
+
+
+def test_a_rank_that_is_stuck_is_named_with_the_place_and_all_stacks_are_kept(training):
+    error = training.fail(timeout=2.0, STUCK=1)
+
+    assert type(error) is Hang
+    assert "Rank 1" in error.cause
+    assert "it stood in stuck (" in error.cause
+    assert "in train" in training.run_dir.stack(0).read_text()
+
+
+def test_ranks_that_end_after_a_notice_end_well(training):
+    training.run(lambda: training.stop(30))
+
+    assert read_record(training.run_dir.stop, StopNotice) == training.notice
+    assert training.seconds < 5
+
+
+def test_a_rank_that_does_not_obey_is_killed_at_the_deadline(training):
+    error = training.fail(lambda: training.stop(1.5), DEAF=1)
+
+    assert type(error) is Interrupted
+    assert error.cause == "The training processes did not stop in time after SIGTERM."
+    assert 1.5 <= training.seconds < 4
+
+
+def test_a_more_pressing_notice_takes_the_place_of_the_first(training):
+    def stop_at_leisure_then_in_a_hurry() -> None:
+        training.stop(60)
+        threading.Timer(0.5, training.stop, [1.0]).start()
+
+    error = training.fail(stop_at_leisure_then_in_a_hurry, DEAF=1)
+
+    assert type(error) is Interrupted
+    assert training.seconds < 5
+
+
+def test_what_an_earlier_launch_left_is_not_taken_for_this_ones(training):
+    training.fail(lambda: os.kill(training.pid(1), signal.SIGSEGV))
+    again = Training(training.run_dir.root)
+
+    again.run(lambda: again.stop(30))
