@@ -27,7 +27,7 @@ class Deadline:
 
 def find_deadline(spec: JobSpec, num_gpus: int, began: float, earlier: Iterable[Pulse]) -> Deadline | None:
     """The earlier one of the two, for an attempt that *began* then (time.monotonic()) after those whose last pulses are
-    *earlier*; None without a limit. Every GPU of a machine is paid for, whether it trains or not; a machine without counts as one."""
+    *earlier*; None without a limit. Every GPU of a machine is paid for, used or not."""
     pulses = list(earlier)
     deadlines = []
     if spec.max_hours:
