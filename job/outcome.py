@@ -3,8 +3,9 @@
 import contextlib
 import json
 from pathlib import Path
+from typing import Literal
 
-from job.errors import JobError, NetworkExhausted, UploadIncomplete
+from job.errors import DeadlineReached, Interrupted, JobError, NetworkExhausted, UploadIncomplete
 from job.records import Outcome
 from job.redact import Redactor
 
@@ -16,7 +17,7 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 def success(cause: str, attempt: int | None, last_durable_step: int | None = None) -> Outcome:
     return Outcome(
-        code=0, error_class="Success", phase="done", cause=cause, fix="", last_durable_step=last_durable_step,
+        status="finished", code=0, error_class="Success", phase="done", cause=cause, fix="", last_durable_step=last_durable_step,
         attempt=attempt,
     )  # fmt: skip
 
@@ -26,14 +27,26 @@ def failure(
 ) -> Outcome:
     """*error* as an outcome, without secrets."""
     return Outcome(
+        status=_status(error),
         code=error.exit_code,
         error_class=type(error).__name__,
         phase=phase,
         cause=redact(error.cause),
-        fix=redact(error.fix),
+        fix=redact(_again(last_durable_step) if isinstance(error, Interrupted) else error.fix),
         last_durable_step=last_durable_step,
         attempt=attempt,
     )
+
+
+def _status(error: JobError) -> Literal["partial", "interrupted", "failed"]:
+    if isinstance(error, Interrupted):
+        return "interrupted"
+    return "partial" if isinstance(error, DeadlineReached) and error.published else "failed"
+
+
+def _again(last_durable_step: int | None) -> str:
+    place = "begins anew" if last_durable_step is None else f"goes on from step {last_durable_step}"
+    return f"Run the same job again; it {place}."
 
 
 def to_line(outcome: Outcome) -> str:

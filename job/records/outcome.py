@@ -1,7 +1,7 @@
 """How a run ended."""
 
 import json
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from job.records.base import Record
 
@@ -9,6 +9,7 @@ from job.records.base import Record
 class Outcome(Record):
     """How a run ended: the last line of stdout, ``/dev/termination-log`` and ``attempts/NNNN/outcome.json``."""
 
+    status: Literal["finished", "partial", "interrupted", "failed"]
     code: int
     # `class` is Python's word; the JSON name is `class`.
     error_class: str
@@ -20,7 +21,8 @@ class Outcome(Record):
 
     def to_json(self) -> dict[str, Any]:
         fields = self.model_dump(mode="json")
-        return {"code": fields.pop("code"), "class": fields.pop("error_class"), **fields}
+        head = {"status": fields.pop("status"), "code": fields.pop("code"), "class": fields.pop("error_class")}
+        return head | fields
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
