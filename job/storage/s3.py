@@ -19,8 +19,9 @@ from botocore.exceptions import ClientError
 
 from job.errors import AccessDenied, NotFound, OutputTaken, UploadIncomplete
 from job.storage import Snapshot, StoredFile
-from job.storage.s3_client import Listed, client, crc64, crc64_of_file, reread, transfer_manager
+from job.storage.s3_client import client
 from job.storage.s3_errors import job_errors, status_of, unreachable
+from job.storage.s3_transfers import Listed, crc64, crc64_of_file, reread, transfer_manager
 from job.storage.transfer import MANIFEST, disk_error, in_parallel, landing, require_space, settle
 from job.uri import S3Uri
 
