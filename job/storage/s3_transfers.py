@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from awscrt import checksums
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
+from botocore.exceptions import ClientError
 from s3transfer.subscribers import BaseSubscriber
 
 from job.storage import StoredFile
@@ -29,6 +30,26 @@ ResultT = TypeVar("ResultT")
 def transfer_manager() -> Any:
     """Uploads and downloads in parallel parts. As a context it cancels, and aborts in the store, what is not done."""
     return create_transfer_manager(client(), _TRANSFERS)
+
+
+def open_uploads(bucket: str, prefix: str) -> list[dict[str, str]]:
+    """The multipart uploads under *prefix* that were begun and neither completed nor aborted, as the SDK names them."""
+    pages = client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    return [
+        {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        for page in pages
+        for upload in page.get("Uploads", ())
+    ]
+
+
+def finish(upload: Any) -> None:
+    """Wait for an upload of the transfer manager. The SDK completes a multipart upload once more when the answer was
+    lost, and most stores then know of no such upload: whether it is complete, reading back tells."""
+    try:
+        upload.result()
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+            raise
 
 
 class Listed(BaseSubscriber):  # type: ignore[misc]
