@@ -61,7 +61,7 @@ def hub_server(running_hub_server: HubServer, monkeypatch: pytest.MonkeyPatch, t
     """A Hub without repositories. ``HF_*`` point at it with a token that may write, here and in child processes."""
     from huggingface_hub import constants
 
-    from job.storage import hub
+    from job.storage import patience
     from tests.servers.hub_server import WRITE_TOKEN
 
     running_hub_server.reset()
@@ -74,7 +74,7 @@ def hub_server(running_hub_server: HubServer, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf/token"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr(hub, "_WAITS_S", (0.01,) * 5)
+    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.01)
     return running_hub_server
 
 

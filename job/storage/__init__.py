@@ -105,6 +105,11 @@ class Store(Protocol):
             AccessDenied: the store does not let it be removed.
         """
 
+    def abort_uploads(self) -> None:
+        """End the uploads in parts that killed processes left open under the URI: a store keeps their parts, unseen, and
+        bills them. Only for the one writer of the place, while it uploads nothing. A store that has no such uploads, or
+        does not let them be listed or ended, is left as it is."""
+
 
 def open_store(uri: Uri, *, branch: str | None = None) -> Store:
     """The store at *uri*; *branch* picks a branch of a Hub repository and means nothing elsewhere.

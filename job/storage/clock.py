@@ -34,14 +34,19 @@ def wrong_clock(place: str, ahead_s: float) -> UnsuitableHost:
     return UnsuitableHost(cause, _FIX)
 
 
+def refused_certificate(failure: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """Why a store's certificate is not trusted, if that is behind *failure*: no repetition mends it."""
+    while failure is not None and not isinstance(failure, ssl.SSLCertVerificationError):
+        failure = failure.__cause__ or failure.__context__
+    return failure
+
+
 def clock_before_certificate(failure: BaseException, place: str) -> UnsuitableHost | None:
     """The error for *failure* if behind it stands a certificate that is valid only in the future, else None."""
-    cause: BaseException | None = failure
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code == _NOT_YET_VALID:
-            now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-            return UnsuitableHost(
-                f"The clock of this machine ({now}) is behind: the certificate of {place} is not valid yet.", _FIX
-            )
-        cause = cause.__cause__ or cause.__context__
-    return None
+    refused = refused_certificate(failure)
+    if refused is None or refused.verify_code != _NOT_YET_VALID:
+        return None
+    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    return UnsuitableHost(
+        f"The clock of this machine ({now}) is behind: the certificate of {place} is not valid yet.", _FIX
+    )

@@ -1,5 +1,7 @@
 """What the Hub's refusals mean, and which of its client's many exceptions hides the cause."""
 
+from pathlib import Path
+
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's or httpx2's, by version
     EntryNotFoundError,
@@ -11,7 +13,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 
 from job.errors import AccessDenied, JobError, NetworkExhausted, NotFound
-from job.storage.clock import clock_before_certificate
+from job.storage.clock import clock_before_certificate, refused_certificate
 from job.storage.transfer import disk_error
 from job.uri import HubUri
 
@@ -20,14 +22,17 @@ FAILURES = (HTTPError, EntryNotFoundError, OSError, RuntimeError)  # all that th
 _PASSING = {408, 409, 412, 429}  # besides 5xx; 409 and 412: another commit was faster
 
 
-def job_error(failure: BaseException, uri: HubUri, place: str, *, writing: bool) -> JobError:
-    """The job's name for *failure*, which happened to *place*, somewhere in the repository of *uri*."""
+def job_error(
+    failure: BaseException, uri: HubUri, place: str, *, writing: bool, into: Path | None = None
+) -> JobError:
+    """The job's name for *failure*, which happened to *place*, somewhere in the repository of *uri*, or to the folder
+    *into* which it was copied."""
     cause = _cause(failure)
     if isinstance(cause, HfHubHTTPError):
         return _refusal(cause, uri, place, writing=writing)
     if isinstance(cause, OSError) and not isinstance(cause, (ConnectionError, TimeoutError)):
         if cause.errno is not None:
-            return disk_error(cause, place, writing=True)
+            return disk_error(cause, place, into=into)
         if isinstance(cause, PermissionError):  # from the client's own storage protocol
             return AccessDenied(f"The Hub's storage refuses {place}.", "Check the token in HF_TOKEN.")
     if clock := clock_before_certificate(failure, place):
@@ -38,7 +43,7 @@ def job_error(failure: BaseException, uri: HubUri, place: str, *, writing: bool)
 
 def is_hopeless(failure: BaseException) -> bool:
     """Whether it is useless to try again although the Hub could not be reached."""
-    return isinstance(_cause(failure), OfflineModeIsEnabled)
+    return isinstance(_cause(failure), OfflineModeIsEnabled) or refused_certificate(failure) is not None
 
 
 def _cause(failure: BaseException) -> BaseException:

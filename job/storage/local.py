@@ -6,12 +6,12 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from job.errors import NotFound, OutputTaken, UploadIncomplete
 from job.storage import Snapshot, StoredFile
-from job.storage.transfer import MANIFEST, disk_error, in_parallel, landing, require_space, settle, sha256_of
+from job.storage.transfer import MANIFEST, disk_errors, in_parallel, landing, require_space, settle, sha256_of
 from job.uri import FileUri
 
 _TEMPORARY = ".graft-tmp-"  # files that are being written; never part of a snapshot
@@ -27,7 +27,7 @@ class LocalStore:
         self._links = True  # until this file system turns out to have none
 
     def snapshot(self) -> Snapshot:
-        with self._disk():
+        with self._reading():
             paths = [self._root] if self._root.is_file() else list(_walk(self._root))
             files = tuple(self._describe(path) for path in sorted(paths))
         if not files:
@@ -35,26 +35,26 @@ class LocalStore:
         return Snapshot(files)
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        with self._disk(), self._locate(path).open("rb") as file:
+        with self._reading(), self._locate(path).open("rb") as file:
             file.seek(start)
             return file.read(length)
 
     def fetch(self, files: Sequence[StoredFile], folder: Path) -> None:
         def copy(file: StoredFile) -> None:
             source, target = self._locate(file.path), landing(folder, file, self.uri)
-            with self._disk():
+            with self._reading():
                 source.open("rb").close()
             with _temporary(target) as part:
                 shutil.copyfile(source, part)
                 settle(part, target, file, self.uri)
 
-        with self._disk(writing=True):
+        with disk_errors(self.uri, into=folder):
             require_space(files, folder, self.uri)
             in_parallel(copy, files)
 
     def probe_write(self) -> bool:
         probe = self._root / f"{_TEMPORARY}probe-{uuid.uuid4().hex}"
-        with self._disk(writing=True):
+        with self._writing():
             try:
                 self._create(probe, probe.name.encode())
                 if probe.read_bytes() != probe.name.encode():
@@ -64,31 +64,45 @@ class LocalStore:
         return self._links
 
     def create(self, path: str, data: bytes) -> bool:
-        with self._disk(writing=True):
+        with self._writing():
             return self._create(self._root / path, data)
 
     def put(self, path: str, data: bytes) -> None:
-        with self._disk(writing=True):
+        with self._writing():
             self._put(self._root / path, data)
 
     def publish(self, files: Mapping[str, Path], manifest: bytes) -> None:
-        with self._disk(writing=True):
+        with self._writing():
             if (self._root / MANIFEST).exists():
                 raise OutputTaken(f"{self.uri}/{MANIFEST} exists already.", "Choose another output.")
-            for path, source in files.items():
-                self._copy_in(source, self._root / path)
-            for path, source in files.items():
-                if sha256_of(self._root / path) != sha256_of(source):
-                    raise UploadIncomplete(f"{self._root / path} read back other bytes than {source}.", "Run it again.")
+            self._push(self._root, files)
             if not self._create(self._root / MANIFEST, manifest):
                 raise OutputTaken(f"{self.uri}/{MANIFEST} was made by another run.", "Choose another output.")
 
-    @contextmanager
-    def _disk(self, *, writing: bool = False) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise disk_error(error, self.uri, writing=writing) from error
+    def replace(self, folder: str, files: Mapping[str, Path], manifest: bytes) -> None:
+        self.delete(folder)
+        with self._writing():
+            self._push(self._root / folder, files)
+            self._put(self._root / folder / MANIFEST, manifest)
+
+    def delete(self, folder: str) -> None:
+        place = self._root / folder
+        with self._writing():
+            if not place.exists():
+                return
+            (place / MANIFEST).unlink(missing_ok=True)
+            _flush(place)
+            shutil.rmtree(place)
+            _flush(place.parent)
+
+    def abort_uploads(self) -> None:
+        """Nothing: what a killed process leaves here is in the folders that `delete` removes."""
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return disk_errors(self.uri)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return disk_errors(self.uri, into=self._root)
 
     def _locate(self, path: str) -> Path:
         return self._root if path == self._root.name and self._root.is_file() else self._root / path
@@ -126,6 +140,14 @@ class LocalStore:
             _write(part, data)
             part.replace(target)
             _flush(target.parent)
+
+    def _push(self, folder: Path, files: Mapping[str, Path]) -> None:
+        """Copy *files* into *folder* and read them back."""
+        for name, source in files.items():
+            self._copy_in(source, folder / name)
+        for name, source in files.items():
+            if sha256_of(folder / name) != sha256_of(source):
+                raise UploadIncomplete(f"{folder / name} read back other bytes than {source}.", "Run it again.")
 
     def _copy_in(self, source: Path, target: Path) -> None:
         with _temporary(target) as part:

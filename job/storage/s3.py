@@ -8,10 +8,9 @@ hashed instead.
 
 import io
 import logging
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from botocore.exceptions import ClientError
 
 from job.errors import AccessDenied, NotFound, OutputTaken, UploadIncomplete
 from job.storage import Snapshot, StoredFile
-from job.storage.s3_client import Listed, client, crc64, crc64_of_file, reread, transfer_manager
-from job.storage.s3_errors import job_errors, status_of, unreachable
-from job.storage.transfer import MANIFEST, disk_error, in_parallel, landing, require_space, settle
+from job.storage.s3_client import client
+from job.storage.s3_errors import job_errors, status_of
+from job.storage.s3_transfers import Listed, crc64, crc64_of_file, finish, open_uploads, reread, transfer_manager
+from job.storage.transfer import MANIFEST, disk_errors, in_parallel, landing, require_space, settle
 from job.uri import S3Uri
 
-_RACES = 5  # tries of a create-if-absent that the store answers with 409, "another one is under way"
 _WRITER = "graft-writer"  # metadata by which a creator knows its own object again
 
 _log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class S3Store:
             return b"" if length == 0 else reread(lambda: self._open(path, span), lambda body: bytes(body.read()))
 
     def fetch(self, files: Sequence[StoredFile], folder: Path) -> None:
-        with self._disk(writing=True):
+        with disk_errors(self.uri, into=folder):
             require_space(files, folder, self.uri)
             targets = [landing(folder, file, self.uri) for file in files]
             parts = [target.with_name(f".{target.name}.part") for target in targets]
@@ -80,8 +79,7 @@ class S3Store:
         if self.read(path) != data:
             raise UploadIncomplete(f"{self._place(path)} read back other bytes than were written.", "Check the store.")
         try:
-            with self._errors(path, writing=True):
-                client().delete_object(**self._named(path))
+            self._delete(path)
         except AccessDenied:
             _log.warning("%s stays behind: the credentials may not delete it", self._place(path))
         return self._conditional
@@ -98,12 +96,31 @@ class S3Store:
         with self._errors(MANIFEST, writing=True):
             if self._head(MANIFEST) is not None:
                 raise OutputTaken(f"{self._place(MANIFEST)} exists already.", "Choose another output.")
-        with self._disk(writing=False):
-            sums = dict(zip(files, in_parallel(crc64_of_file, files.values()), strict=True))
-            self._upload(files, sums)
-            in_parallel(lambda path: self._verify(path, files[path].stat().st_size, sums[path]), files)
+        self._push(files)
         if not self.create(MANIFEST, manifest):
             raise OutputTaken(f"{self._place(MANIFEST)} was made by another run.", "Choose another output.")
+
+    def replace(self, folder: str, files: Mapping[str, Path], manifest: bytes) -> None:
+        self.delete(folder)
+        self._push({f"{folder}/{name}": source for name, source in files.items()})
+        self.put(f"{folder}/{MANIFEST}", manifest)
+
+    def delete(self, folder: str) -> None:
+        with self._errors(folder, writing=True):
+            paths = {file.path for file in self._list(f"{folder}/")}
+        if (manifest := f"{folder}/{MANIFEST}") in paths:
+            self._delete(manifest)
+        in_parallel(self._delete, paths - {manifest})
+
+    def abort_uploads(self) -> None:
+        if not self._prefix:  # a whole bucket: other prefixes of it may be others' outputs
+            return
+        try:
+            with self._errors(writing=True):
+                uploads = open_uploads(self._bucket, self._prefix)
+                in_parallel(lambda upload: client().abort_multipart_upload(**upload), uploads)
+        except (AccessDenied, NotFound):  # not allowed, unknown to this store, or gone meanwhile
+            _log.debug("multipart uploads under %s are left as they are", self.uri, exc_info=True)
 
     def _place(self, path: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{path}".rstrip("/")
@@ -114,15 +131,8 @@ class S3Store:
     def _errors(self, path: str = "", *, writing: bool = False) -> AbstractContextManager[None]:
         return job_errors(self._place(path), writing=writing)
 
-    @contextmanager
-    def _disk(self, *, writing: bool) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise disk_error(error, self.uri, writing=writing) from error
-
-    def _list(self) -> list[StoredFile]:
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+    def _list(self, folder: str = "") -> list[StoredFile]:
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + folder)
         return [
             StoredFile(item["Key"].removeprefix(self._prefix), item["Size"], item["ETag"].strip('"'))
             for page in pages
@@ -166,20 +176,16 @@ class S3Store:
 
     def _create(self, path: str, data: bytes) -> bool:
         writer = uuid.uuid4().hex
-        for race in range(_RACES):
-            try:
-                client().put_object(**self._named(path), Body=data, IfNoneMatch="*", Metadata={_WRITER: writer})
-                return True
-            except ClientError as error:
-                if status_of(error) == 412:
-                    return self._wrote(path, writer)
-                if status_of(error) == 501:
-                    self._conditional = False
-                    return self._create_unless_seen(path, data)
-                if status_of(error) != 409:
-                    raise
-            time.sleep(0.1 * 2**race)
-        raise unreachable(self._place(path), "409: other writers kept interfering")
+        try:
+            client().put_object(**self._named(path), Body=data, IfNoneMatch="*", Metadata={_WRITER: writer})
+            return True
+        except ClientError as error:
+            if status_of(error) == 412:
+                return self._wrote(path, writer)
+            if status_of(error) != 501:
+                raise
+        self._conditional = False
+        return self._create_unless_seen(path, data)
 
     def _wrote(self, path: str, writer: str) -> bool:
         """Whether the object is this writer's own: the SDK repeats a put whose answer was lost, and then sees 412."""
@@ -208,6 +214,17 @@ class S3Store:
                     future.result()
                 settle(part, target, file, self.uri)
 
+    def _delete(self, path: str) -> None:
+        with self._errors(path, writing=True):
+            client().delete_object(**self._named(path))
+
+    def _push(self, files: Mapping[str, Path]) -> None:
+        """Upload *files* and read them back."""
+        with disk_errors(self.uri):
+            sums = dict(zip(files, in_parallel(crc64_of_file, files.values()), strict=True))
+            self._upload(files, sums)
+            in_parallel(lambda path: self._verify(path, files[path].stat().st_size, sums[path]), files)
+
     def _upload(self, files: Mapping[str, Path], sums: Mapping[str, str]) -> None:
         """The transfer manager aborts the multipart uploads of what fails, and of what is under way then."""
         with self._errors(writing=True), transfer_manager() as manager:
@@ -223,7 +240,7 @@ class S3Store:
             }
             for path, future in futures.items():
                 with self._errors(path, writing=True):
-                    future.result()
+                    finish(future)
 
     def _verify(self, path: str, size: int, checksum: str) -> None:
         with self._errors(path, writing=True):

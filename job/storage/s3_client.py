@@ -1,85 +1,64 @@
-"""The AWS SDK as this job uses it: one client, its retries and time limits, and checksums as S3 writes them."""
+"""The one client of the AWS SDK in this process: its time limits, and when it repeats a request.
 
-import base64
-from collections.abc import Callable
+The SDK's own repetitions are switched off. Those of botocore 1.44 (``standard``, now the default) wait 50 ms at first, so
+that eight tries are over in 3 seconds, and all requests share a quota that 35 failures use up: sixteen parts in flight do
+not outlast the restart of a store.
+"""
+
 from functools import cache
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from awscrt import checksums
-from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
+from botocore.exceptions import ConnectionError, HTTPClientError
 from botocore.session import Session
-from s3transfer.subscribers import BaseSubscriber
 
 from job.errors import BadSpec
-from job.storage import StoredFile
-from job.storage.s3_errors import BROKEN_STREAM
+from job.storage.clock import refused_certificate
+from job.storage.patience import Patience
+from job.storage.s3_errors import is_passing
 
-_ATTEMPTS = 8  # tries per request, about a minute with the SDK's back-off; AWS_MAX_ATTEMPTS goes before it
-_READS = 3  # tries of a read whose stream breaks
-_MIB = 2**20
-_TRANSFERS = TransferConfig(
-    max_concurrency=16,
-    multipart_threshold=16 * _MIB,
-    multipart_chunksize=16 * _MIB,
-    preferred_transfer_client="classic",  # the CRT's client ignores our retries and time limits
-)
-
-ResultT = TypeVar("ResultT")
+_CONNECT_S = 10  # also how long a send may make no headway, on a fresh connection
+_READ_S = 30  # without a byte of the answer
 
 
 @cache
 def client() -> Any:
-    """The one S3 client of this process, made when it is first needed: that takes 0.2 s, and it keeps connections."""
+    """Made when it is first needed: that takes 0.2 s, and it keeps connections."""
     session = Session()
     config = Config(
-        retries={"total_max_attempts": session.get_config_variable("max_attempts") or _ATTEMPTS},
-        connect_timeout=5,  # seconds
-        read_timeout=60,  # seconds without a byte
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=_CONNECT_S,
+        read_timeout=_READ_S,
         max_pool_connections=32,
     )
     try:
-        return session.create_client("s3", config=config)
+        made = session.create_client("s3", config=config)
     except ValueError as error:
         raise BadSpec("AWS_ENDPOINT_URL is not a URL.", "Give it as http(s)://host[:port].") from error
+    made.meta.events.register("needs-retry.s3", _Repeat(session.get_config_variable("max_attempts")))
+    return made
 
 
-def transfer_manager() -> Any:
-    """Uploads and downloads in parallel parts. As a context it cancels, and aborts in the store, what is not done."""
-    return create_transfer_manager(client(), _TRANSFERS)
+class _Repeat:
+    """Says after each answer, or failure to get one, in how many seconds the SDK is to send the request again."""
+
+    def __init__(self, max_attempts: int | None) -> None:
+        self._max_attempts = max_attempts or float("inf")  # AWS_MAX_ATTEMPTS: whichever ends first
+
+    def __call__(
+        self, attempts: int, response: Any, caught_exception: Exception | None, request_dict: dict[str, Any], **_: Any
+    ) -> float | None:
+        passing = _is_passing(response[1]) if response else _is_unanswered(caught_exception)
+        if not passing or attempts >= self._max_attempts:
+            return None
+        patience: Patience = request_dict["context"].setdefault("graft_patience", Patience())
+        return patience.wait_s()
 
 
-class Listed(BaseSubscriber):  # type: ignore[misc]
-    """Pins a download to the object that was listed, and saves the transfer manager from asking for it again."""
-
-    def __init__(self, file: StoredFile) -> None:
-        self._file = file
-
-    def on_queued(self, future: Any, **_: Any) -> None:
-        future.meta.provide_transfer_size(self._file.size)
-        future.meta.provide_object_etag(f'"{self._file.identity}"')
+def _is_passing(answer: dict[str, Any]) -> bool:
+    status = int(answer["ResponseMetadata"].get("HTTPStatusCode", 0))
+    return is_passing(status, str(answer.get("Error", {}).get("Code", "")))
 
 
-def crc64(stream: Any) -> str:
-    """CRC-64/NVME as S3 writes it: eight bytes, big-endian, in base64."""
-    value = 0
-    while chunk := stream.read(_MIB):
-        value = checksums.crc64nvme(chunk, value)
-    return base64.b64encode(value.to_bytes(8, "big")).decode()
-
-
-def crc64_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return crc64(file)
-
-
-def reread(begin: Callable[[], Any], finish: Callable[[Any], ResultT]) -> ResultT:
-    """*finish* on the stream of *begin*, from the start if the stream breaks, which the SDK does not repeat."""
-    for _ in range(_READS - 1):
-        stream = begin()
-        try:
-            return finish(stream)
-        except BROKEN_STREAM:
-            continue
-    return finish(begin())
+def _is_unanswered(failure: Exception | None) -> bool:
+    return isinstance(failure, (ConnectionError, HTTPClientError)) and refused_certificate(failure) is None

@@ -35,7 +35,8 @@ _BAD_CREDENTIALS = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
-_PASSING = {"RequestTimeout", "SlowDown", "Throttling"}  # besides 429 and 5xx
+# Besides 429 and 5xx. The conflict is another create-if-absent of the same object that is under way.
+_PASSING = {"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "Throttling"}
 _DAMAGED = {"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 _NEW_KEYS = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine."
 
@@ -59,6 +60,11 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def is_passing(status: int, code: str) -> bool:
+    """Whether the same request may well succeed a little later."""
+    return status == 429 or code in _PASSING or (status >= 500 and status != 501)
+
+
 def unreachable(place: str, reason: str) -> NetworkExhausted:
     """What is left to say when all tries are used up."""
     return NetworkExhausted(f"{place} could not be reached ({reason}).", "Check the network and AWS_ENDPOINT_URL.")
@@ -68,7 +74,7 @@ def _refusal(error: ClientError, place: str, *, writing: bool) -> JobError:
     """What an HTTP error means. Only its code is repeated: the store's own sentence may name keys."""
     status, code = status_of(error), str(error.response.get("Error", {}).get("Code", ""))
     said = f"{status} {code}".removesuffix(f" {status}")  # an answer to HEAD has no body, so no code of its own
-    if status == 429 or code in _PASSING or (status >= 500 and status != 501):
+    if is_passing(status, code):
         return unreachable(place, said)
     if code in _DAMAGED:
         return UploadIncomplete(f"{place} did not arrive as it was sent ({code}).", "Start the job again.")
@@ -91,4 +97,4 @@ def _denial(status: int, code: str, said: str, place: str, *, writing: bool) -> 
         cause = f"{place} is missing or forbidden ({status}): without s3:ListBucket the store does not say which."
         return AccessDenied(cause, "Check the key, and allow s3:GetObject and s3:ListBucket.")
     cause = f"{place} cannot be {verb}: the store refuses it ({said})."
-    return AccessDenied(cause, "Allow s3:GetObject, s3:PutObject and s3:ListBucket there.")
+    return AccessDenied(cause, "Allow s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there.")

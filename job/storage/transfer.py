@@ -3,8 +3,9 @@
 import errno
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -81,19 +82,29 @@ def in_parallel(act: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list
             raise
 
 
-def disk_error(error: OSError, uri: str, *, writing: bool) -> JobError:
-    """The job's name for what the local disk said while *uri* was read or written."""
-    place, reason = Path(error.filename or uri), error.strerror or type(error).__name__
+@contextmanager
+def disk_errors(uri: str, *, into: Path | None = None) -> Iterator[None]:
+    """Turns what the local disk says while files of the store at *uri* are read, or written under *into*, into the
+    job's errors."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, uri, into=into) from error
+
+
+def disk_error(error: OSError, uri: str, *, into: Path | None) -> JobError:
+    """The job's name for what the local disk said. A copy that fills the disk names its source, or no file at all."""
+    place, reason = Path(error.filename or into or uri), error.strerror or type(error).__name__
     if error.errno in _NO_SPACE:
         return UnsuitableHost(
-            f"No space left on {mount_of(place)} while working on {uri} ({reason}).",
-            "Use a machine with a larger disk, or point JOB_WORK_DIR at one.",
+            f"No space left on {mount_of(into or place)} while working on {uri} ({reason}).",
+            "Make room there, or point JOB_WORK_DIR, or the output, at a larger disk.",
         )
     if error.errno in _BROKEN_DISK:
         return UnsuitableHost(f"The disk at {mount_of(place)} failed ({reason}).", "Use another machine.")
-    if not writing and error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if into is None and error.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotFound(f"{place} does not exist.", "Check the path; inside a container, check the mount.")
-    verb = "written" if writing else "read"
+    verb = "read" if into is None else "written"
     return AccessDenied(f"{place} cannot be {verb} ({reason}).", "Check the path, its owner and its permissions.")
 
 

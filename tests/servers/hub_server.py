@@ -225,8 +225,13 @@ class HubServer(AbstractContextManager["HubServer"]):
                     tree[value["path"]] = base64.b64decode(value["content"])
                 case "lfsFile" if value["oid"] in self.large:
                     tree[value["path"]] = self.large[value["oid"]]
-                case "deletedFile":
+                case "deletedFile" if value["path"] in tree:
                     del tree[value["path"]]
+                case "deletedFolder" if _exists(tree, value["path"].rstrip("/")):
+                    folder = value["path"].rstrip("/") + "/"
+                    tree = {path: data for path, data in tree.items() if not path.startswith(folder)}
+                case "deletedFile" | "deletedFolder":
+                    raise Refused(404, "EntryNotFound", "A file with this name doesn't exist")
                 case _:
                     raise Refused(400, message=f"cannot commit {value['path']}")
         if damaged:

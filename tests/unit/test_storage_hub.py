@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import AccessDenied, BadData, NetworkExhausted, NotFound, OutputTaken, UploadIncomplete
-from job.storage import Snapshot, Store, StoredFile, hub, open_store
+from job.storage import Snapshot, Store, StoredFile, hub_repo, open_store, patience
 from job.uri import HubUri, parse_uri
 from tests.conftest import point_hub_at
 from tests.servers.hub_server import READ_TOKEN, WRITE_TOKEN, HubServer
@@ -414,7 +414,7 @@ def test_no_network_fails_within_seconds_as_a_network_error(
     hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     point_hub_at(monkeypatch, "http://127.0.0.1:9")
-    monkeypatch.setattr(hub, "_WAITS_S", ())
+    monkeypatch.setattr(patience, "PATIENCE_S", 0)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's own waits, 23 s
     began = time.monotonic()
     with pytest.raises(NetworkExhausted, match="org/name"):
@@ -427,8 +427,9 @@ def test_a_hub_that_keeps_failing_is_a_network_error(
     hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     hub_server.add("org/name", REPO)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.1)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    hub_server.faults.plan(times=999, status=503)
+    hub_server.faults.plan(times=9999, status=503)
     with pytest.raises(NetworkExhausted, match="org/name"):
         ACTIONS[action](store_at("hf://org/name"), small)
 
@@ -445,8 +446,8 @@ def test_a_hub_that_stops_answering_is_not_waited_for_for_ever(
     hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     hub_server.add("org/name", REPO)
-    monkeypatch.setattr(hub, "_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(hub, "_WAITS_S", ())
+    monkeypatch.setattr(hub_repo, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0)
     monkeypatch.setattr("time.sleep", lambda seconds: threading.Event().wait(min(seconds, 3)))
     path = {"snapshot": "/tree/", "read": "/resolve/", "probe_write": "/branch/"}.get(action, "/commit/")
     hub_server.faults.plan("slow", path=path, times=9, seconds=3)
@@ -455,7 +456,8 @@ def test_a_hub_that_stops_answering_is_not_waited_for_for_ever(
 
 
 def test_offline_mode_fails_at_once(hub_server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_WAITS_S", (60.0,))
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 60.0)
+    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 60.0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(NetworkExhausted, match="OfflineModeIsEnabled"):
         store_at("hf://org/name").snapshot()
