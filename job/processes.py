@@ -56,7 +56,7 @@ class StopRequest:
         """What the workers are told once a signal has arrived: they have *grace_s* seconds from then on."""
         if self.signal is None or self.since is None:
             return None
-        return StopNotice(reason=self.signal.name, deadline=self.since + grace_s)
+        return StopNotice(reason=f"{self.signal.name} arrived.", deadline=self.since + grace_s)
 
     def check(self) -> None:
         """Raises:
