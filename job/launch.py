@@ -1,5 +1,6 @@
 """Start ``accelerate launch``, watch it, and leave no process behind."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,13 @@ from job.errors import GpuFault, Interrupted, JobError
 from job.processes import POLL_S, child_error, kill_descendants, last_line
 from job.records import Plan, StopNotice
 from job.root_cause import oom_kills, root_cause
-from job.rundir import RunDir, write_json
+from job.rundir import RunDir, read_record, write_json
 from job.watchdog import Watchdog
 
 _CONFIGS = Path(__file__).resolve().parent.parent / "accelerate_configs"
 # A rank that lost a peer may be faster to say so than that peer's end is to be recorded: a crash writes its core first.
 _SETTLE_S = 3.0
+_AGAIN = "Run the same job again."
 _MIXED_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 
 
@@ -121,17 +123,18 @@ class _Stop:
         """Raises:
         Interrupted: its deadline has passed.
         """
-        notice = self._wanted()
-        if notice and (self.notice is None or notice.deadline < self.notice.deadline):
-            self.notice = notice
-            write_json(self._path, notice)
+        for notice in (self._wanted(), self._from_a_rank()):
+            if notice and (self.notice is None or notice.deadline < self.notice.deadline):
+                self.notice = notice
+                write_json(self._path, notice)
         if self.notice and time.monotonic() > self.notice.deadline:
-            raise self.interrupted("did not stop in time")
+            raise Interrupted(f"{self.notice.reason} The training processes did not stop in time.", _AGAIN)
 
-    def interrupted(self, what: str) -> Interrupted:
-        """What became of the training processes after the notice."""
-        reason = self.notice.reason if self.notice else ""
-        return Interrupted(f"The training processes {what} after {reason}.", "Run the same job again.")
+    def _from_a_rank(self) -> StopNotice | None:
+        """The notice of a rank that a signal came to; or the one that was passed on."""
+        with contextlib.suppress(FileNotFoundError):
+            return read_record(self._path, StopNotice)
+        return None
 
 
 def _why(status: int | None, run_dir: RunDir, watchdog: Watchdog, stop: _Stop, killed_before: int) -> JobError:
@@ -141,7 +144,7 @@ def _why(status: int | None, run_dir: RunDir, watchdog: Watchdog, stop: _Stop, k
         time.sleep(POLL_S)
         watchdog.failed()  # which also finds ranks that vanished
     if cause is None and stop.notice:
-        return stop.interrupted("ended")
+        return Interrupted(f"{stop.notice.reason} The training processes ended without a result.", _AGAIN)
     return cause or child_error(_errors(run_dir, watchdog), status or 1, "Training", run_dir.worker_log, GpuFault)
 
 

@@ -14,6 +14,7 @@ import psutil
 _ANSWER_S = 3.0  # the handler runs at once, whatever Python waits for; only what sleeps in a driver does not answer
 _POLL_S = 0.1
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+_WAITING_IN = ("torch/distributed/", "job/train/agreement.py")
 _FRAME = re.compile(r'  File "(?:.*/(?:site|dist)-packages/)?(.+)", line (\d+) in (.+)')
 
 
@@ -46,7 +47,7 @@ class Standing:
         """Whether it waits for its peers, as far as Python's frames tell: gradients are reduced inside of autograd's
         engine, where there are none."""
         innermost = self.frames[0].function if self.frames else ""
-        return innermost == "_engine_run_backward" or any("torch/distributed/" in f.file for f in self.frames)
+        return innermost == "_engine_run_backward" or any(part in f.file for f in self.frames for part in _WAITING_IN)
 
 
 def ask(processes: Mapping[int, psutil.Process], paths: Mapping[int, Path]) -> dict[int, Standing]:

@@ -77,4 +77,4 @@ class WorkerError(Record):
     rank: int
     time: float  # seconds since the epoch
     traceback: str
-    secondary: bool = False  # the rank only lost a peer, whose own end tells more
+    secondary: bool = False  # it failed as another rank had: never the root cause

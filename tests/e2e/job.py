@@ -46,14 +46,22 @@ def run(env: dict[str, str]) -> Ended:
 
 def run_and_signal(env: dict[str, str], when: Callable[[], bool], number: signal.Signals) -> Ended:
     """Run, and send *number* once *when* holds."""
+    return run_and_act(env, when, lambda process: process.send_signal(number))
+
+
+def run_and_act(
+    env: dict[str, str], when: Callable[[], bool], act: Callable[["subprocess.Popen[str]"], object]
+) -> Ended:
+    """Run, and do *act* with the process once *when* holds; the seconds are those from then on."""
     began = time.monotonic()
     process = start(env)
     while not when():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() - began < 120, "the moment to send the signal never came"
+        assert time.monotonic() - began < 120, "the moment to act never came"
         time.sleep(0.05)
-    process.send_signal(number)
-    return end(process, began)
+    acted = time.monotonic()
+    act(process)
+    return end(process, acted)
 
 
 def logged(work_dir: Path, event: str) -> bool:

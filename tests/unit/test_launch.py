@@ -148,7 +148,7 @@ def test_a_signal_becomes_a_notice_whose_deadline_a_second_one_does_not_move():
         os.kill(os.getpid(), signal.SIGINT)
 
         assert first == stop.notice(25.0)
-        assert first.reason == "SIGTERM"
+        assert first.reason == "SIGTERM arrived."
         assert first.deadline - time.monotonic() == pytest.approx(25, abs=1)
 
 

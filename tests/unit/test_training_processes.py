@@ -15,7 +15,7 @@ from job import launch
 from job.errors import BadData, Bug, GpuFault, Hang, Interrupted, JobError, UnsuitableHost
 from job.processes import adopt_orphans
 from job.records import Plan, StopNotice
-from job.rundir import RunDir, read_record
+from job.rundir import RunDir, read_record, write_json
 from tests.tiny import ROOT
 
 PLAN = Plan(
@@ -68,7 +68,7 @@ class Training:
         return raised.value
 
     def stop(self, grace_s: float) -> None:
-        self.notice = StopNotice(reason="SIGTERM", deadline=time.monotonic() + grace_s)
+        self.notice = StopNotice(reason="SIGTERM arrived.", deadline=time.monotonic() + grace_s)
 
 
 @pytest.fixture
@@ -157,8 +157,29 @@ def test_a_rank_that_does_not_obey_is_killed_at_the_deadline(training):
     error = training.fail(lambda: training.stop(1.5), DEAF=1)
 
     assert type(error) is Interrupted
-    assert error.cause == "The training processes did not stop in time after SIGTERM."
+    assert error.cause == "SIGTERM arrived. The training processes did not stop in time."
     assert 1.5 <= training.seconds < 4
+
+
+def test_the_notice_of_a_rank_that_got_the_signal_itself_holds_for_all(training):
+    def signalled() -> None:
+        deadline = time.monotonic() + 1.5
+        write_json(training.run_dir.stop, StopNotice(reason="SIGTERM came to a rank.", deadline=deadline))
+
+    error = training.fail(signalled, DEAF=1)
+
+    assert type(error) is Interrupted
+    assert training.seconds < 4
+
+
+def test_a_launcher_that_the_same_signal_ended_is_no_fault(training):
+    def signal_everybody() -> None:
+        training.stop(30)
+        psutil.Process().children()[0].kill()
+
+    error = training.fail(signal_everybody, DEAF=1)
+
+    assert type(error) is Interrupted
 
 
 def test_a_more_pressing_notice_takes_the_place_of_the_first(training):
