@@ -1,49 +1,64 @@
-"""Which of the Trainer's checkpoints on this machine a run can go on from. Pure but for looking at files; no torch."""
+"""Which of the checkpoints on this machine a run can go on from. Pure but for looking at files; no torch."""
 
-import json
 import re
 from pathlib import Path
 
-from job.records import Plan
+from pydantic import ValidationError
 
+from job.records import Layout, Plan
+from job.rundir import read_record
+
+LAYOUT = "layout.json"  # a checkpoint's last file
 _NAME = re.compile(r"checkpoint-(\d+)")  # the Trainer's; the number is the step
 
 
 def newest_checkpoint(folder: Path, plan: Plan) -> Path | None:
-    """The complete checkpoint of the highest step in *folder*, or None. One that was being written when its run died is
-    passed over for the one before."""
+    """The complete checkpoint of the highest step in *folder* that suits *plan*, or None. One that was being written
+    when its run died is passed over for the one before."""
+    return next((path for path in by_step(folder) if is_complete(path, plan)), None)
+
+
+def by_step(folder: Path) -> list[Path]:
+    """All that is called a checkpoint in *folder*, the highest step first."""
     steps = {int(match[1]): path for path in folder.glob("*") if (match := _NAME.fullmatch(path.name))}
-    return next((steps[step] for step in sorted(steps, reverse=True) if is_complete(steps[step], plan)), None)
+    return [steps[step] for step in sorted(steps, reverse=True)]
 
 
 def is_complete(checkpoint: Path, plan: Plan) -> bool:
     """Whether *checkpoint* holds all that a run under *plan* needs to go on as if nothing had happened.
 
-    Checkpoints of FSDP, of DeepSpeed and of the other strategies are not interchangeable, and the first two belong to a
-    number of processes; without its optimizer's state, the Trainer would start that afresh and say nothing.
+    Checkpoints of FSDP, of DeepSpeed and of the other strategies are not interchangeable; without its optimizer's
+    state, the Trainer would start that afresh and say nothing.
     """
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_bytes())  # written last
-    except (OSError, ValueError):
+        layout = read_record(checkpoint / LAYOUT, Layout)
+    except (OSError, ValidationError):
         return False
-    files = [checkpoint / name for name in _needed(plan, state.get("global_step"))]
-    return all(path.is_file() and path.stat().st_size for path in files)
+    files = [checkpoint / name for name in _needed(layout)]
+    return layout.suits(plan) and all(path.is_file() and path.stat().st_size for path in files)
 
 
-def _needed(plan: Plan, step: int) -> list[str]:
-    match plan.strategy:
+def _needed(layout: Layout) -> list[str]:
+    common = ["trainer_state.json", "scheduler.pt", *_random_states(layout.num_processes)]
+    match layout.strategy:
         case "fsdp":
-            return ["scheduler.pt", "optimizer.bin", "pytorch_model_fsdp.bin"]
+            return [*common, "optimizer.bin", "pytorch_model_fsdp.bin"]
         case "zero2" | "zero3":
-            return ["scheduler.pt", "latest", *_deepspeed_files(plan, f"global_step{step}")]
+            return [*common, "latest", *_deepspeed_files(layout)]
         case _:
-            return ["scheduler.pt", "optimizer.pt", "adapter_model.safetensors"]
+            return [*common, "optimizer.pt", "adapter_model.safetensors"]
 
 
-def _deepspeed_files(plan: Plan, folder: str) -> list[str]:
-    kind = "bf16_" if plan.precision == "bf16" else ""
-    parts = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(plan.num_processes)]
+def _random_states(num_processes: int) -> list[str]:
+    if num_processes == 1:
+        return ["rng_state.pth"]
+    return [f"rng_state_{rank}.pth" for rank in range(num_processes)]
+
+
+def _deepspeed_files(layout: Layout) -> list[str]:
+    kind = "bf16_" if layout.precision == "bf16" else ""
+    parts = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(layout.num_processes)]
     models = (
-        [f"{part}_model_states.pt" for part in parts] if plan.strategy == "zero3" else ["mp_rank_00_model_states.pt"]
+        [f"{part}_model_states.pt" for part in parts] if layout.strategy == "zero3" else ["mp_rank_00_model_states.pt"]
     )
-    return [f"{folder}/{name}" for name in models + [f"{kind}{part}_optim_states.pt" for part in parts]]
+    return [f"global_step{layout.step}/{name}" for name in models + [f"{kind}{part}_optim_states.pt" for part in parts]]

@@ -8,9 +8,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from job.errors import Bug, JobError, UnsuitableHost, error_for
+from job.errors import Bug, JobError, LostPeers, UnsuitableHost, error_for
 from job.records import WorkerError
 from job.rundir import read_record, write_json
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_child(story: Callable[[], None], error_path: Path, rank: int = 0) -> None:
@@ -33,6 +35,7 @@ def describe(error: Exception, rank: int) -> WorkerError:
         rank=rank,
         time=time.time(),
         traceback="".join(traceback.format_exception(error)),
+        secondary=isinstance(job_error, LostPeers),
     )
 
 
@@ -40,7 +43,7 @@ def as_job_error(error: Exception) -> JobError:
     """*error* itself if it is a `JobError`, else its class as far as it can be told; a `Bug` when it cannot."""
     if isinstance(error, JobError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         return UnsuitableHost(f"No space is left on the disk of {error.filename or 'JOB_WORK_DIR'}.", "Give it more.")
     return Bug(f"{type(error).__name__}: {error}", "Run it again with JOB_DEBUG=1 for the traceback.")
 

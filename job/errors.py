@@ -81,6 +81,10 @@ class GpuFault(JobError):
     exit_code, retry = 81, "other_host"
 
 
+class LostPeers(GpuFault):
+    """A rank cannot go on as another has died, whose end is the root cause."""
+
+
 class Hang(JobError):
     exit_code, retry = 82, "other_host"
 

@@ -55,14 +55,15 @@ class TrainResult(Record):
     total_steps: int
     resumed_at_step: int = 0  # 0: this process trained from the beginning
     epoch: float
+    # Here and below, all attempts together, without the steps that were lost with one and made again.
     train_runtime_s: float
-    # From the end of the first step, which pays for warm-up, to the end of the last, evaluations left out.
-    after_first_step_s: float
+    timed_steps: int  # all but the first, which pays for warm-up, and the first after each resume
+    after_first_step_s: float  # what these took, evaluations left out
     tokens: int
     train_loss: float
     history: tuple[LogEntry, ...]
     eval_history: tuple[LogEntry, ...]
-    adapter: AdapterProof | None  # None: stopped before the end
+    adapter: AdapterProof | None  # None: stopped before it had learned anything
     added_tokens: AddedTokens = AddedTokens()
     peak_gpu_memory_gib: float | None
     versions: dict[str, str]

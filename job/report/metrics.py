@@ -191,8 +191,7 @@ def _data(spec: JobSpec, prepared: Prepared, revisions: Sequence[str | None]) ->
 
 
 def _train(result: TrainResult) -> TrainMetrics:
-    timed_steps = result.steps - result.resumed_at_step - 1
-    steps_per_s = timed_steps / result.after_first_step_s if timed_steps > 0 else None
+    steps_per_s = result.timed_steps / result.after_first_step_s if result.timed_steps else None
     return TrainMetrics(
         steps=result.steps,
         epochs=result.epoch,

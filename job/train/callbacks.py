@@ -1,99 +1,158 @@
-"""What the worker does at every step besides training: report, obey the stop file, notice a loss that is no number."""
+"""What the worker does at every step besides training: report, obey, judge the loss, show that it lives."""
 
-import math
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from job.events import EventLog
+from job.records import Pushed, StopNotice
+from job.rundir import read_record
+from job.train.agreement import Agreed
+from job.train.health import FIRST_STEPS
+from job.train.pace import STOP_AND_SAVE
+from job.train.trainer import AdapterTrainer
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
-    """Rank 0 writes each logging step to ``log.jsonl``."""
+class Progress(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Rank 0 writes each logging step to ``log.jsonl``. Times stand in the checkpoints, and a resumed run counts on."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, before: Mapping[str, float]) -> None:
+        """*before*: the times of the run that is gone on with, as its checkpoint holds them; else nothing."""
         self._log = log
         self.first_step_at = self.last_step_at = 0.0  # seconds since the epoch
         self.tokens = 0
-        self.eval_s = 0.0  # in evaluations between the first step and the last
+        self._evaluated_s = 0.0  # between the first step and the last
+        self._steps = 0
+        self._before = before
+        self._began_at, self._ended_at = time.time(), 0.0
+
+    @property
+    def train_s(self) -> float:
+        """Seconds of training so far, without the steps that were lost with a process."""
+        return self._before.get("train_s", 0.0) + (self._ended_at or time.time()) - self._began_at
+
+    @property
+    def timed_steps(self) -> int:
+        """Steps but the first, and the first after each resume."""
+        return int(self._before.get("timed_steps", 0)) + max(0, self._steps - 1)
+
+    @property
+    def timed_s(self) -> float:
+        """Seconds of the timed steps, evaluations left out."""
+        now = self.last_step_at - self.first_step_at - self._evaluated_s if self._steps > 1 else 0.0
+        return self._before.get("timed_s", 0.0) + now
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer writes to ``trainer_state.json``."""
+        times = {"train_s": self.train_s, "timed_steps": self.timed_steps, "timed_s": self.timed_s}
+        return {"args": {}, "attributes": times}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._began_at = time.time()
         if state.is_world_process_zero:
             self._log.write("train_begin", step=state.global_step, total_steps=state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.last_step_at = time.time()
-        if state.is_world_process_zero and not self.first_step_at:
+        self._steps += 1
+        if self._steps == 1:
             self.first_step_at = self.last_step_at
-            self._log.write("first_step", step=state.global_step, total_steps=state.max_steps)
+            if state.is_world_process_zero:
+                self._log.write("first_step", step=state.global_step, total_steps=state.max_steps)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._ended_at = time.time()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
         self.tokens = int(logs.get("num_tokens", self.tokens))
-        if 0 < state.global_step < state.max_steps:
-            self.eval_s += logs.get("eval_runtime", 0.0)
+        if self._steps and state.global_step < state.max_steps:
+            self._evaluated_s += logs.get("eval_runtime", 0.0)
         if state.is_world_process_zero:
             kind = "evaluation" if "eval_loss" in logs else "train" if "loss" in logs else "train_end"
             self._log.write(kind, step=state.global_step, total_steps=state.max_steps, **logs)
 
 
-class StopFile(TrainerCallback):  # type: ignore[misc]
-    """Stops all ranks after the same step once the stop file exists.
+class Obey(TrainerCallback):  # type: ignore[misc]
+    """Stops and saves when rank 0 wants it, on all ranks after the same step: what it asks for at one step is done at
+    the next (`Agreement`). Rank 0 alone looks at the stop file and at the clock."""
 
-    Each step starts an all-reduce (MAX) of "I have seen it" and reads the one that the step before started, so that
-    no step waits for the network and every rank decides on the same number.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._pending: tuple[dist.Work, torch.Tensor] | None = None
+    def __init__(self, trainer: AdapterTrainer, *, by_time: bool) -> None:
+        """*by_time*: checkpoints are due by the clock and after a good evaluation, not every so many steps."""
+        self._trainer, self._by_time = trainer, by_time
         self.stopped = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        agreed = self._trainer.agreement.hear()
+        asked = self._asked() if state.is_world_process_zero else Agreed()
+        self._trainer.tell(asked)
+        if state.global_step <= FIRST_STEPS:
+            control.should_log = True  # for their gradient norms
         finished = state.global_step >= state.max_steps
-        if self._agreed(args) and not finished:
-            self.stopped = True
-            control.should_training_stop = True
+        if agreed.stop and not finished:
+            self.stopped = control.should_training_stop = True
             control.should_evaluate = False
+        wanted = agreed.stop == STOP_AND_SAVE or agreed.save
+        control.should_save |= wanted and not finished
+        if self._trainer.health.uneasy:
+            control.should_save = False  # what may be the beginning of a divergence must not replace a good checkpoint
 
-    def _agreed(self, args: TrainingArguments) -> bool:
-        seen = self._path.exists()
-        if args.world_size == 1:
-            return seen
-        agreed = self._result()
-        flag = torch.tensor([int(seen)], device=args.device)
-        work = dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True)
-        self._pending = (work, flag)
-        return agreed
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        """Every rank has the same *metrics*, gathered from all."""
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        is_best = metrics["eval_loss"] <= min(losses)
+        if self._by_time and is_best and 0 < state.global_step < state.max_steps:
+            control.should_save = True
 
-    def _result(self) -> bool:
-        if self._pending is None:
-            return False
-        work, flag = self._pending
-        work.wait()
-        return bool(flag.item())
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._trainer.agreement.hear()  # the last step may have diverged
+
+    def _asked(self) -> Agreed:
+        pace, run_dir = self._trainer.pace, self._trainer.run_dir
+        pace.stepped()
+        upload_s = read_record(run_dir.pushed, Pushed).upload_s if run_dir.pushed.exists() else 0.0
+        stop = pace.stop(read_record(run_dir.stop, StopNotice), upload_s) if run_dir.stop.exists() else 0
+        return Agreed(stop, save=self._by_time and pace.due(upload_s))
 
 
 class CompleteHistory(TrainerCallback):  # type: ignore[misc]
-    """Logs the loss before every checkpoint and at the end: what was not logged by then, no later run knows of."""
+    """Logs the loss before every checkpoint, also one that an evaluation may bring, and at the end: what was not logged
+    by then, no later run knows of."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if control.should_save or control.should_training_stop:
+        if control.should_save or control.should_evaluate or control.should_training_stop:
             control.should_log = True
 
 
-class FiniteLoss(TrainerCallback):  # type: ignore[misc]
-    """Ends training when the logged loss or gradient norm is NaN or infinite."""
+class WatchGradients(TrainerCallback):  # type: ignore[misc]
+    """Judges the gradient norms that are logged. Every rank has the same."""
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self._trainer = trainer
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
-        for name in ("loss", "grad_norm"):
-            value = float(logs.get(name, 0.0))
-            if not math.isfinite(value):
-                raise FloatingPointError(f"{name} is {value} at step {state.global_step} of {state.max_steps}.")
+        if "grad_norm" in logs:
+            skipped = bool(self._trainer.accelerator.optimizer_step_was_skipped)
+            self._trainer.health.grad_norm(state.global_step, logs["grad_norm"], logs["learning_rate"], skipped)
+
+
+class Beat(TrainerCallback):  # type: ignore[misc]
+    """Moves the time of the file that shows that this rank lives, at whatever it has got done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def touch(self, *_: Any, **__: Any) -> None:
+        os.utime(self._path)
+
+    on_train_begin = on_substep_end = on_step_end = on_prediction_step = on_evaluate = on_save = on_train_end = touch

@@ -1,11 +1,13 @@
 """Proof that the adapter was trainable and that training changed it."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from job.errors import AdapterRejected
 from job.records import AdapterProof
-from job.train.save import whole_adapter
+from job.train.save import check_finite, whole_adapter
 
 TOKEN_ROWS = "trainable_tokens_delta"  # noqa: S105 (PEFT's name for the rows of new tokens, in embedding and head)
 
@@ -29,24 +31,41 @@ class AdapterWatch:
         """Compare with the state before training.
 
         Raises:
-            AdapterRejected: a value is not finite, or a tensor is what it was before.
+            AdapterRejected: a tensor is what it was before.
+            Diverged: a value is not finite.
         """
-        after = whole_adapter(self._model)
-        if broken := [name for name, tensor in after.items() if not torch.isfinite(tensor).all()]:
+        proof = self._compare()
+        if unlearned := _unlearned(proof, self._before):
             raise AdapterRejected(
-                f"The adapter holds NaN or infinity, first in {broken[0]}.", "Lower JOB_LEARNING_RATE."
-            )
-        unchanged = tuple(name for name, tensor in after.items() if torch.equal(tensor, self._before[name]))
-        # A new token that stands before no trained one leaves the embedding as it was; the head learns it all the same.
-        learns_tokens = any(TOKEN_ROWS in name for name in after if name not in unchanged)
-        if unlearned := [name for name in unchanged if TOKEN_ROWS not in name or not learns_tokens]:
-            raise AdapterRejected(
-                f"Training left {len(unlearned)} of {len(after)} adapter tensors as they were, first {unlearned[0]}.",
+                f"Training left {len(unlearned)} of {proof.tensors} adapter tensors as they were, "
+                f"first {unlearned[0]}.",
                 "Raise JOB_LEARNING_RATE or train for more steps.",
             )
+        return proof
+
+    def proof_if_learned(self) -> AdapterProof | None:
+        """The same of an unfinished training, which need not have come so far that every tensor has changed: then None.
+
+        Raises:
+            Diverged: a value is not finite.
+        """
+        proof = self._compare()
+        return None if _unlearned(proof, self._before) else proof
+
+    def _compare(self) -> AdapterProof:
+        after = whole_adapter(self._model)
+        check_finite(after)
+        unchanged = tuple(name for name, tensor in after.items() if torch.equal(tensor, self._before[name]))
         return AdapterProof(
             trainable_parameters=sum(tensor.numel() for tensor in after.values()),
             tensors=len(after),
             changed_tensors=len(after) - len(unchanged),
             unchanged=unchanged,
         )
+
+
+def _unlearned(proof: AdapterProof, names: Iterable[str]) -> list[str]:
+    """What should have changed. A new token that stands before no trained one leaves the embedding as it was; the head
+    learns it all the same."""
+    learns_tokens = any(TOKEN_ROWS in name for name in names if name not in proof.unchanged)
+    return [name for name in proof.unchanged if TOKEN_ROWS not in name or not learns_tokens]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
+from job.errors import Diverged
 from job.records import TrainTask
 from job.rundir import write_json
 
@@ -21,6 +22,14 @@ def whole_adapter(model: nn.Module) -> dict[str, torch.Tensor]:
     if any(hasattr(parameter, "ds_id") for parameter in trainable.values()):
         return _from_zero3(trainable)
     return {name: _whole(parameter).detach().cpu().clone() for name, parameter in trainable.items()}
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises:
+    Diverged: a value of *tensors* is NaN or infinite.
+    """
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise Diverged(f"The adapter holds NaN or infinity, first in {broken[0]}.", "Lower JOB_LEARNING_RATE.")
 
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,6 @@ from job.spec import JobSpec
 
 # Evaluations over a run when the user names no interval: at least this many, and one per epoch.
 MIN_EVALUATIONS = 5
-# Checkpoints over a run when the user names no interval: a tenth of it is lost at worst.
-CHECKPOINTS = 10
-# Checkpoints kept on the disk of this machine: the newest, and the one before while it is written.
-SAVE_TOTAL_LIMIT = 2
 
 
 def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir, sequences: int) -> dict[str, Any]:
@@ -44,14 +40,15 @@ def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir,
         # The filter would replace a NaN loss by the running mean in the log.
         "logging_nan_inf_filter": False,
         "ddp_find_unused_parameters": False,
-        "save_strategy": "steps",
-        "save_steps": max(1, _total_steps(spec, plan, sequences) // CHECKPOINTS)
-        if spec.save_steps == "auto"
-        else spec.save_steps,
-        "save_total_limit": SAVE_TOTAL_LIMIT,
+        "save_total_limit": None,  # the job removes old ones itself, and only when the newer are whole
         "report_to": "none",
         "disable_tqdm": True,
     }
+    # By time, rank 0 decides (job/train/callbacks.py).
+    if spec.save_steps == "auto":
+        settings["save_strategy"] = "no"
+    else:
+        settings |= {"save_strategy": "steps", "save_steps": spec.save_steps}
     if task.has_eval:
         settings |= {
             "eval_strategy": "steps",

@@ -1,7 +1,7 @@
 """Supervised fine-tuning with TRL's SFTTrainer on rows that were tokenized, masked and packed before."""
 
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import transformers
@@ -14,7 +14,8 @@ from job.events import EventLog
 from job.records import AdapterProof, AddedTokens, LogEntry, Plan, TrainResult, TrainTask
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
-from job.train.callbacks import CompleteHistory, FiniteLoss, Progress, StopFile
+from job.train.callbacks import Beat, CompleteHistory, Obey, Progress, WatchGradients
+from job.train.checkpoint import full_disk_told
 from job.train.fit import FitsMemory
 from job.train.model import load_base
 from job.train.proof import AdapterWatch
@@ -26,12 +27,12 @@ from job.train.vocabulary import add_tokens, trainable_token_indices
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 
 
-def train(run_dir: RunDir) -> None:
+def train(run_dir: RunDir, rank: int) -> None:
     """Train the adapter that spec.json, plan.json and train_task.json ask for; rank 0 writes it and the result.
 
     Raises:
         AdapterRejected: nothing was trainable, or the adapter did not change.
-        FloatingPointError: the loss is NaN or infinite.
+        Diverged: the loss is NaN or infinite, or has left its band for good.
         torch.OutOfMemoryError: GPU memory ran out.
     """
     spec = read_record(run_dir.spec, JobSpec)
@@ -40,38 +41,49 @@ def train(run_dir: RunDir) -> None:
     transformers.logging.set_verbosity_warning()
     transformers.utils.logging.disable_progress_bar()
 
-    trainer, added = make_trainer(spec, plan, task, run_dir)
-    progress, stop = Progress(EventLog(run_dir.log)), StopFile(run_dir.stop)
-    for callback in (progress, stop, CompleteHistory(), FiniteLoss()):
+    beat = Beat(run_dir.beat(rank))
+    trainer, added = make_trainer(spec, plan, task, run_dir, beat.touch)
+    progress = Progress(EventLog(run_dir.log), trainer.times_before)
+    obey = Obey(trainer, by_time=spec.save_steps == "auto")
+    for callback in (beat, progress, obey, CompleteHistory(), WatchGradients(trainer)):
         trainer.add_callback(callback)
     if plan.use_gpu:
         trainer.add_callback(FitsMemory(trainer, EventLog(run_dir.log)))
-    watch, proof = AdapterWatch(trainer.adapted_model), None
-    output = trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
-    if not stop.stopped:
-        if task.has_eval and not _evaluated_now(trainer):
-            trainer.evaluate()
-        proof = watch.prove()
-        trainer.save_model(str(run_dir.adapter))
+    watch = AdapterWatch(trainer.adapted_model)
+    beat.touch()
+    trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
+    if task.has_eval and not obey.stopped and not trainer.evaluated_now:
+        trainer.evaluate()
+    proof = watch.proof_if_learned() if obey.stopped else watch.prove()
+    if proof:
+        with full_disk_told(run_dir.adapter):
+            trainer.save_model(str(run_dir.adapter))
+    beat.touch()
 
     if trainer.is_world_process_zero():
-        write_json(run_dir.train_result, _result(trainer, progress, output.metrics["train_runtime"], proof, added))
+        write_json(run_dir.train_result, _result(trainer, progress, obey.stopped, proof, added))
     # A rank that ends takes the others with it if it ends badly: not before the result is written.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
-def make_trainer(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir) -> tuple[AdapterTrainer, AddedTokens]:
-    """The trainer, on the base model at ``task.model_path`` with a fresh LoRA adapter, and the tokens new with it."""
+def make_trainer(
+    spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir, alive: Callable[[], None]
+) -> tuple[AdapterTrainer, AddedTokens]:
+    """The trainer, on the base model at ``task.model_path`` with a fresh LoRA adapter, and the tokens new with it.
+    *alive* is called after whatever takes long."""
+    alive()
     train_rows = Dataset.from_file(str(task.data_path / "train.arrow"))
     eval_rows = Dataset.from_file(str(task.data_path / "eval.arrow")) if task.has_eval else None
     # First, as the model is loaded differently under ZeRO-3, and on the device that is chosen here.
     args = SFTConfig(**config_settings(spec, plan, task, run_dir, len(train_rows)))
     model, tokenizer = load_base(plan, task, args.device), AutoTokenizer.from_pretrained(task.model_path)
+    alive()
     added = add_tokens(model, tokenizer, task.chat_template)
     trainer = AdapterTrainer(
         plan,
         task,
+        run_dir,
         model=model,
         args=args,
         train_dataset=train_rows,
@@ -87,21 +99,23 @@ def make_trainer(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir) ->
             trainable_token_indices=trainable_token_indices(model, added, spec.target_modules, plan.strategy),
         ),
     )
+    alive()
     return trainer, added
 
 
 def _result(
-    trainer: AdapterTrainer, progress: Progress, runtime_s: float, proof: AdapterProof | None, added: AddedTokens
+    trainer: AdapterTrainer, progress: Progress, stopped: bool, proof: AdapterProof | None, added: AddedTokens
 ) -> TrainResult:
     history = _entries(trainer, "loss")
     return TrainResult(
-        status="finished" if proof else "stopped",
+        status="stopped" if stopped else "finished",
         steps=trainer.state.global_step,
         total_steps=trainer.state.max_steps,
         resumed_at_step=trainer.resumed_at_step,
         epoch=trainer.state.epoch or 0.0,
-        train_runtime_s=runtime_s,
-        after_first_step_s=progress.last_step_at - progress.first_step_at - progress.eval_s,
+        train_runtime_s=progress.train_s,
+        timed_steps=progress.timed_steps,
+        after_first_step_s=progress.timed_s,
         tokens=progress.tokens,
         train_loss=mean_loss(history),
         history=history,
@@ -121,12 +135,6 @@ def mean_loss(history: Iterable[LogEntry]) -> float:
         total += entry.values["loss"] * (entry.step - last)
         last = entry.step
     return total / last if last else 0.0
-
-
-def _evaluated_now(trainer: AdapterTrainer) -> bool:
-    return any(
-        "eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in trainer.state.log_history
-    )
 
 
 def _entries(trainer: AdapterTrainer, key: str) -> tuple[LogEntry, ...]:

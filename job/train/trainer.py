@@ -1,8 +1,12 @@
 """TRL's trainer with what an adapter needs under every strategy."""
 
+import shutil
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import nn
 from transformers import TrainerState
@@ -11,21 +15,33 @@ from trl import SFTTrainer
 from job.checkpoints import is_complete
 from job.compatibility import adapter_dtypes
 from job.errors import Bug
-from job.records import Plan, TrainTask
+from job.events import EventLog
+from job.records import Layout, Plan, TrainTask
+from job.rundir import RunDir
+from job.train.agreement import Agreed, Agreement
+from job.train.checkpoint import full_disk_told, seal
 from job.train.fsdp import gather_head, leave_outputs_unrounded
+from job.train.health import Health
 from job.train.model import DTYPES, hold_adapter_in
+from job.train.pace import Pace
 from job.train.proof import TOKEN_ROWS
-from job.train.save import save_adapter, whole_adapter
+from job.train.save import check_finite, save_adapter, whole_adapter
 from job.train.vocabulary import show_bias
+
+TOLD = {"step", "save_s", "eval_loss"}  # of a checkpoint, in the log
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
-    """Holds the adapter in the plan's dtype, and saves it whole."""
+    """Holds the adapter in the plan's dtype, and saves it whole; tells all ranks of each step's loss."""
 
-    def __init__(self, plan: Plan, task: TrainTask, **settings: Any) -> None:
+    def __init__(self, plan: Plan, task: TrainTask, run_dir: RunDir, **settings: Any) -> None:
         super().__init__(**settings)
-        self.plan, self.task = plan, task
+        self.plan, self.task, self.run_dir = plan, task, run_dir
+        self.health, self.pace = Health(), Pace()
+        self.agreement = Agreement(self.args.device, self.args.world_size, self.health)
+        self._step_loss = torch.zeros((), device=self.args.device)
         self._check_strategy()
+        self.times_before: Mapping[str, float] = {}
         self.resumed_at_step = self._recall(task.resume_from) if task.resume_from else 0
         show_bias(self.model)
         hold_adapter_in(self.model, DTYPES[plan.adapter_dtype])
@@ -51,7 +67,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         hold_adapter_in(self.model, DTYPES[self.plan.adapter_dtype])
 
     def _recall(self, checkpoint: Path) -> int:
-        """Count tokens on from *checkpoint*, as upstream counts steps; its step.
+        """Count tokens and times on from *checkpoint*, as upstream counts steps; its step.
 
         Raises:
             Bug: it is not complete. Upstream would start the optimizer afresh and say nothing.
@@ -61,6 +77,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
         self._total_train_tokens = int(counts[-1]) if counts else 0
+        self.times_before = state.stateful_callbacks["Progress"]["attributes"]
         return int(state.global_step)
 
     @property
@@ -72,10 +89,88 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         """Rows of new tokens are left out: weight decay pulls to zero, and they begin at a mean."""
         return [name for name in super().get_decay_parameter_names(model) if TOKEN_ROWS not in name]
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Resumed after the last step, upstream would train one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Also adds the micro-batch's loss to that of the step, where it is: to look at it would make the host wait."""
+        self._step_rate = float(self._get_learning_rate())  # after the step it is the next one's
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._step_loss += loss
+        return loss
+
+    def tell(self, asked: Agreed) -> None:
+        """Let all ranks know, one step later, what rank 0 asked for and what this step's loss is."""
+        self.agreement.tell(self.state.global_step, asked, self._step_loss, self._step_rate)
+        self._step_loss = torch.zeros_like(self._step_loss)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the job writes its own."""
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Upstream's, unless training has diverged, and sealed when all ranks have written their part.
+
+        Raises:
+            Diverged: at this very step; nothing is written.
+            UnsuitableHost: it does not fit on the disk.
+        """
+        began, step = time.monotonic(), self.state.global_step
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{step}"
+        self.agreement.hear()
+        self._clear(checkpoint)
+        with full_disk_told(checkpoint):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            save_s = time.monotonic() - began
+            self.pace.saved(save_s)
+            if self.args.should_save:
+                layout = self._layout(save_s)
+                seal(checkpoint, layout, self.run_dir.outgoing(step))
+                EventLog(self.run_dir.log).write("checkpoint", **layout.model_dump(include=TOLD))
+
+    def _clear(self, checkpoint: Path) -> None:
+        """Nothing of an earlier attempt at this step may stand among the new files, which ranks begin to write at
+        different times."""
+        if self.args.should_save:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _layout(self, save_s: float) -> Layout:
+        plan, step = self.plan, self.state.global_step
+        losses = [entry["eval_loss"] for entry in self.state.log_history if _evaluated_at(entry, step)]
+        return Layout(
+            step=step,
+            strategy=plan.strategy,
+            num_processes=plan.num_processes,
+            precision=plan.precision,
+            adapter_dtype=plan.adapter_dtype,
+            quantization=plan.quantization,
+            eval_loss=losses[-1] if losses else None,
+            save_s=save_s,
+        )
+
+    @property
+    def evaluated_now(self) -> bool:
+        """Whether the adapter has been evaluated as it is."""
+        return any(_evaluated_at(entry, self.state.global_step) for entry in self.state.log_history)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter alone, also into checkpoints; every rank must call it. Upstream gathers the whole base model to
-        the first rank's memory under FSDP, and leaves ``training_args.bin`` behind, which can hold credentials."""
+        the first rank's memory under FSDP, and leaves ``training_args.bin`` behind, which can hold credentials.
+
+        Raises:
+            Diverged: a value is not finite; nothing is written.
+        """
         tensors = whole_adapter(self.adapted_model)
+        check_finite(tensors)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_adapter(self.adapted_model, tensors, self.processing_class, self.task, folder)
+
+
+def _evaluated_at(entry: dict[str, Any], step: int) -> bool:
+    return "eval_loss" in entry and entry["step"] == step

@@ -36,7 +36,7 @@ def main() -> None:
     if limit and rank == os.environ["FAKE_RANK"]:
         hold_no_more_than(limit)
     records = (read_record(run_dir.spec, JobSpec), read_record(run_dir.plan, Plan))
-    trainer, _ = make_trainer(*records, read_record(run_dir.train_task, TrainTask), run_dir)
+    trainer, _ = make_trainer(*records, read_record(run_dir.train_task, TrainTask), run_dir, lambda: None)
     fits, error = FitsMemory(trainer, EventLog(run_dir.log)), None
     if "FAKE_TOKENS" in os.environ:
         trainer.add_callback(fits)

@@ -32,7 +32,7 @@ class Seen(Record):
 def main() -> None:
     run_dir = RunDir(Path(sys.argv[1]))
     records = (read_record(run_dir.spec, JobSpec), read_record(run_dir.plan, Plan))
-    trainer, _ = make_trainer(*records, read_record(run_dir.train_task, TrainTask), run_dir)
+    trainer, _ = make_trainer(*records, read_record(run_dir.train_task, TrainTask), run_dir, lambda: None)
     path = run_dir.root / f"inside{os.environ.get('RANK', '0')}.json"
     trainer.add_callback(Look(trainer, path, frozen_bytes(trainer.model)))
     trainer.train()

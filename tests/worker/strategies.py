@@ -45,7 +45,7 @@ class Inputs:
     data: Path
 
 
-def make_inputs(folder: Path) -> Inputs:
+def make_inputs(folder: Path, eval_fraction: float = 0.0) -> Inputs:
     """Real questions where they are at hand, else sums."""
     rows = folder / "rows.jsonl"
     if GSM8K.exists():
@@ -60,7 +60,7 @@ def make_inputs(folder: Path) -> Inputs:
         PrepareTask(
             train_files=(DataFile(path=rows, name=rows.name, identity=""),), tokenizer=model, tokenizer_identity="",
             columns={"prompt": "question", "completion": "answer"}, format=None, response_template=None, packing=False,
-            max_length=256, eval_fraction=0.0, seed=1, gate=gate,
+            max_length=256, eval_fraction=eval_fraction, seed=1, gate=gate,
         ),
         data,
     )  # fmt: skip
@@ -107,7 +107,7 @@ class Run:
         spec = JobSpec(model="org/m", dataset_uri="org/d", **self.settings)
         task = TrainTask(
             model_path=self.inputs.model, data_path=self.inputs.data, base_model_name="org/m", base_model_revision=None,
-            has_eval=False, chat_template=self.chat_template, resume_from=self.resume_from,
+            has_eval=spec.evaluates, chat_template=self.chat_template, resume_from=self.resume_from,
         )  # fmt: skip
         for path, record in ((self.files.spec, spec), (self.files.plan, self.plan), (self.files.train_task, task)):
             write_json(path, record)

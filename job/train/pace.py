@@ -1,0 +1,53 @@
+"""When rank 0 wants a checkpoint, and whether one still fits before a deadline. Pure but for the clock."""
+
+import time
+from collections.abc import Callable
+
+from job.records import StopNotice
+
+STOP, STOP_AND_SAVE = 1, 2  # how to stop
+# Saving at most every 50 times as long as it takes leaves 98 % of the time to training.
+SAVES_PART = 50
+FLOOR_S = 60.0  # a minute's work is not worth more; stores and disks are spared
+# A save may take longer than the one before, and what follows it (the adapter, the result) takes a moment too.
+SAVE_MARGIN, AFTER_S = 1.5, 1.0
+UNMEASURED_S = 5.0  # allowed for the first save, whose time nobody knows
+
+
+class Pace:
+    """Measures saves and steps, and decides by them."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: float | None = None  # the newest save, or else the first step
+        self._stepped_at: float | None = None
+        self._step_s = 0.0
+        self._save_s: float | None = None
+
+    def stepped(self) -> None:
+        """A step has ended."""
+        now = self._clock()
+        self._step_s = now - self._stepped_at if self._stepped_at is not None else 0.0
+        self._stepped_at = now
+        if self._since is None:
+            self._since = now
+
+    def saved(self, save_s: float) -> None:
+        """A save has ended, for which training stood still."""
+        self._save_s, self._since = save_s, self._clock()
+
+    def due(self, upload_s: float) -> bool:
+        """Whether the time for a checkpoint has come, where one takes *upload_s* to be pushed; once for each."""
+        interval = max(FLOOR_S, SAVES_PART * (self._save_s or 0.0), upload_s)
+        if self._since is None or self._clock() - self._since < interval:
+            return False
+        self._since = self._clock()
+        return True
+
+    def stop(self, notice: StopNotice, upload_s: float) -> int:
+        """How to stop: with a checkpoint where it can be saved and pushed before the notice's deadline. All ranks hear
+        of it one step later."""
+        left = notice.deadline - self._clock() - self._step_s
+        if self._save_s is None:
+            return STOP_AND_SAVE if left >= UNMEASURED_S else STOP
+        return STOP_AND_SAVE if left >= self._save_s * SAVE_MARGIN + upload_s + AFTER_S else STOP

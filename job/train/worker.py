@@ -1,0 +1,24 @@
+"""The process of one rank, from its first line of torch to its last file."""
+
+import os
+import sys
+
+from job.child import run_child
+from job.rundir import RunDir
+from job.train.faults import faults_told
+from job.train.sft import train
+
+
+def work(run_dir: RunDir, rank: int) -> None:
+    """Train, and leave the result or the reason why there is none. Does not return."""
+
+    def story() -> None:
+        with faults_told(rank):
+            train(run_dir, rank)
+
+    run_child(story, run_dir.error(rank), rank)
+    # Not through the interpreter's teardown: there libraries' threads have aborted a rank that had done all its work,
+    # and it takes a second.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,119 @@
+"""Training that is of no use any more is stopped, and noisy training is left alone."""
+
+import math
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from job.errors import Diverged
+from job.train.health import PATIENCE, Health
+
+
+def watch(losses: Iterable[float]) -> Health:
+    health = Health()
+    for step, loss in enumerate(losses, start=1):
+        health.loss(step, loss, 2e-4)
+    return health
+
+
+def noise(sigma: float, steps: int, seed: int) -> list[float]:
+    drawn = random.Random(seed)
+    return [drawn.gauss(0, sigma) for _ in range(steps)]
+
+
+def falling(steps: int, top: float = 2.5, end: float = 0.9) -> list[float]:
+    return [end + (top - end) * math.exp(-step / 80) for step in range(steps)]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_ends_training_at_once(loss):
+    with pytest.raises(Diverged, match=r"at step 4, with learning rate 2\.00e-04"):
+        watch([2.0, 1.9, 1.8, loss])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_loss_that_leaves_its_band_for_good_ends_training_with_the_evidence(seed):
+    losses = [base + noisy for base, noisy in zip(falling(200), noise(0.15, 200, seed), strict=True)]
+    blown = [min(11.0, losses[-1] + 0.6 * step) for step in range(5, 60)]
+
+    with pytest.raises(Diverged, match=r"loss is .* at step \d+, the 20th step in a row above .*median .* ordinary"):
+        watch(losses + blown)
+
+
+def test_a_spike_that_ends_in_time_is_no_divergence():
+    calm = [1.0] * 50
+
+    assert not watch(calm + [9.0] * (PATIENCE - 1) + calm).uneasy
+    with pytest.raises(Diverged):
+        watch(calm + [9.0] * PATIENCE)
+
+
+def test_from_the_first_step_outside_the_band_until_the_first_inside_training_is_uneasy():
+    health = watch([1.0] * 50)
+    assert not health.uneasy
+
+    health.loss(51, 9.0, 2e-4)
+    assert health.uneasy
+
+    health.loss(52, 1.1, 2e-4)
+    assert not health.uneasy
+
+
+def test_steps_outside_the_band_do_not_move_it():
+    with pytest.raises(Diverged, match="at step 69"):
+        watch([1.0] * 49 + [9.0 + step for step in range(100)])
+
+
+# Curves as they are seen in practice, each with its noise.
+ORDINARY = {
+    "a smooth fall": lambda seed: falling(600),
+    "the noise of small batches": lambda seed: add(falling(600), noise(0.35, 600, seed)),
+    "a loss that grows with its noise": lambda seed: [1.2 * math.exp(each) for each in noise(0.5, 600, seed)],
+    "preferences, from ln 2 to near zero": lambda seed: [
+        0.69 * math.exp(-step / 40) * math.exp(each) for step, each in enumerate(noise(1.0, 600, seed))
+    ],
+    "a rise at the end of warm-up": lambda seed: add(
+        [2.0] * 60 + [2.0 + 0.02 * step for step in range(40)] + [2.8 - 0.004 * step for step in range(400)],
+        noise(0.2, 500, seed),
+    ),
+    "rows from the easy to the hard": lambda seed: add(
+        [0.5 + 0.005 * step for step in range(600)], noise(0.1, 600, seed)
+    ),
+    "a fall at every epoch": lambda seed: add([1.6] * 150 + [1.1] * 150 + [0.7] * 150, noise(0.1, 450, seed)),
+    "a random base": lambda seed: [11.0 - 9.0 * (1 - math.exp(-step / 30)) for step in range(400)],
+}  # fmt: skip
+
+
+def add(base: list[float], noisy: list[float]) -> list[float]:
+    return [a + b for a, b in zip(base, noisy, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("curve", ORDINARY)
+def test_ordinary_curves_are_left_alone(curve, seed):
+    watch(ORDINARY[curve](seed))
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_ends_training_unless_the_step_was_left_out(norm):
+    health = Health()
+    health.grad_norm(3, norm, 1e-4, skipped=True)
+
+    with pytest.raises(Diverged, match=r"grad_norm is (nan|inf) at step 4, with learning rate 1\.00e-04"):
+        health.grad_norm(4, norm, 1e-4, skipped=False)
+
+
+def test_gradients_that_are_zero_from_the_beginning_end_training():
+    health = Health()
+    health.grad_norm(1, 0.0, 1e-4, skipped=False)
+    health.grad_norm(2, 0.0, 1e-4, skipped=False)
+
+    with pytest.raises(Diverged, match="0 in each of the first 3 steps"):
+        health.grad_norm(3, 0.0, 1e-4, skipped=False)
+
+
+def test_a_gradient_that_is_zero_now_and_then_is_no_reason_to_stop():
+    health = Health()
+    for step, norm in enumerate([0.0, 0.3, 0.0, 0.0, 0.0, 0.0], start=1):
+        health.grad_norm(step, norm, 1e-4, skipped=False)

@@ -1,0 +1,111 @@
+"""Training that is stopped, from outside or as it has diverged: after which step, with what left behind."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+
+from job.checkpoints import newest_checkpoint
+from job.errors import Diverged
+from job.records import Layout, StopNotice, WorkerError
+from job.rundir import read_record, write_json
+from tests.worker.strategies import Inputs, Run, make_inputs, make_run
+
+pytestmark = pytest.mark.slow
+
+NEVER_DUE = 1000  # steps between checkpoints
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def told_to_stop(run: Run, left_s: float) -> Run:
+    """*run* with a stop file from the beginning: rank 0 sees it after the first step, and all obey after the second."""
+    notice = StopNotice(reason="a test", deadline=time.monotonic() + left_s)
+    write_json(run.files.stop, notice)
+    return run
+
+
+def steps_saved(run: Run) -> list[int]:
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in run.files.checkpoints.glob("*"))
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_all_ranks_stop_after_the_same_step_with_a_checkpoint_and_the_adapter(inputs, tmp_path, strategy):
+    run = told_to_stop(make_run(inputs, tmp_path / "run", strategy, save_steps=NEVER_DUE), left_s=300).execute()
+
+    assert (run.result.status, run.result.steps) == ("stopped", 2)
+    checkpoint = newest_checkpoint(run.files.checkpoints, run.plan)
+    assert checkpoint.name == "checkpoint-2"
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {path.name for path in run.files.outgoing(2).iterdir()} == names
+    assert not names & {"training_args.bin", "README.md"}
+    assert run.result.adapter.changed_tensors == run.result.adapter.tensors
+    assert load_file(run.adapter / "adapter_model.safetensors").keys()
+
+
+def test_a_stop_without_the_time_for_a_checkpoint_comes_without(inputs, tmp_path):
+    run = told_to_stop(make_run(inputs, tmp_path / "run", "single", save_steps=NEVER_DUE), left_s=0).execute()
+
+    assert (run.result.status, run.result.steps) == ("stopped", 2)
+    assert steps_saved(run) == []
+
+
+def test_a_stop_at_the_last_step_is_a_finished_training(inputs, tmp_path):
+    run = make_run(inputs, tmp_path / "run", "single", save_steps=NEVER_DUE)
+    run = told_to_stop(replace(run, settings=run.settings | {"max_steps": 2}), left_s=300).execute()
+
+    assert (run.result.status, run.result.steps) == ("finished", 2)
+
+
+def test_a_training_that_is_stopped_before_it_has_learned_anything_leaves_no_adapter(inputs, tmp_path):
+    run = make_run(inputs, tmp_path / "run", "single", save_steps=NEVER_DUE)
+    slow = run.settings | {"warmup_steps": 100, "max_steps": 200, "weight_decay": 0.0}  # the first step has rate 0
+    run = told_to_stop(replace(run, settings=slow), left_s=300).execute()
+
+    assert (run.result.status, run.result.adapter) == ("stopped", None)
+    assert not run.adapter.exists()
+    assert steps_saved(run) == [2]
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_training_that_has_diverged_ends_every_rank_and_is_not_saved(inputs, tmp_path, strategy):
+    run = make_run(inputs, tmp_path / "run", strategy, save_steps=1)
+    run = replace(run, settings=run.settings | {"learning_rate": 1e30})
+
+    assert run.attempt().returncode
+
+    errors = [read_record(run.files.error(rank), WorkerError) for rank in range(run.plan.num_processes)]
+    assert {error.code for error in errors} == {Diverged.exit_code}
+    assert {error.cause for error in errors} == {"grad_norm is nan at step 2, with learning rate 9.00e+29."}
+    assert steps_saved(run) == [1]
+    assert newest_checkpoint(run.files.checkpoints, run.plan)
+
+
+def test_by_time_what_evaluates_best_so_far_is_saved_but_not_the_end(tmp_path):
+    (tmp_path / "inputs").mkdir()
+    with_eval = make_inputs(tmp_path / "inputs", eval_fraction=0.1)
+    run = make_run(with_eval, tmp_path / "run", "single")
+    run = replace(run, settings=run.settings | {"save_steps": "auto", "eval_fraction": 0.1, "eval_steps": 4}).execute()
+
+    evaluated = {entry.step: entry.values["eval_loss"] for entry in run.result.eval_history}
+    assert list(evaluated) == [0, 4, 8, 10]
+    assert evaluated[0] > evaluated[4] > evaluated[8]
+    assert steps_saved(run) == [4, 8]
+    layouts = [read_record(run.files.outgoing(step) / "layout.json", Layout) for step in (4, 8)]
+    assert [layout.eval_loss for layout in layouts] == [evaluated[4], evaluated[8]]
+
+
+def test_a_checkpoint_of_the_step_before_is_not_mixed_with_the_new_one(inputs, tmp_path):
+    run = make_run(inputs, tmp_path / "run", "single", save_steps=6)
+    for folder in (run.files.checkpoints / "checkpoint-6", run.files.outgoing(6)):
+        folder.mkdir(parents=True)
+        (folder / "rng_state_7.pth").touch()
+    run.execute()
+
+    for folder in (run.files.checkpoints / "checkpoint-6", run.files.outgoing(6)):
+        assert (folder / "layout.json").exists()
+        assert not (folder / "rng_state_7.pth").exists()
