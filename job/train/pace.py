@@ -11,7 +11,9 @@ SAVES_PART = 50
 FLOOR_S = 60.0  # a minute's work is not worth more; stores and disks are spared
 # A save may take longer than the one before, and what follows it (the adapter, the result) takes a moment too.
 SAVE_MARGIN, AFTER_S = 1.5, 1.0
-UNMEASURED_S = 5.0  # allowed for the first save, whose time nobody knows
+# How long the first save takes nobody knows. It is tried unless there is hardly any time: one that is cut short harms
+# nothing but itself.
+UNMEASURED_S = 1.0
 
 
 class Pace:
