@@ -61,11 +61,11 @@ class Supervisor:
         """Run the job to its end, whatever that is, and leave no process behind."""
         adopt_orphans()
         try:
-            outcome = success(self._story(), self._attempt_number)
+            outcome = success(self._story(), self._attempt_number, self._live.progress.last_durable_step)
         except Exception as error:  # every end has an outcome
             if self._spec.debug:
                 self._console.traceback(error)
-            outcome = failure(as_job_error(error), self._phase, self._attempt_number, self._redact)
+            outcome = self._failure(as_job_error(error))
         finally:
             end_descendants()
         self._hand_in(outcome)
@@ -99,6 +99,16 @@ class Supervisor:
                 self._wait(lambda: self._publish(outputs, attempt.number))
                 self._run_dir.metrics.unlink()  # published: if the output is removed, the next run trains again
         return f"The adapter is in {', '.join(spec.output_uri)}, verified."
+
+    def _failure(self, error: JobError) -> Outcome:
+        def ended(error: JobError) -> Outcome:
+            durable = self._live.progress.last_durable_step
+            return failure(error, self._phase, self._attempt_number, self._redact, durable)
+
+        outcome = ended(error)
+        if self._attempt and (loop := crash_loop([*self._attempt.earlier, self._attempt.past(outcome)])):
+            return ended(loop)
+        return outcome
 
     def _claim(self, output: Output, num_gpus: int) -> Attempt:
         watch = Watch(self._stop, self._console.say)
