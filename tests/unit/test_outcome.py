@@ -6,6 +6,7 @@ import pytest
 
 from job.errors import ERROR_CLASSES, AccessDenied, BadData, NetworkExhausted, UploadIncomplete, error_for
 from job.outcome import LIMIT_BYTES, failure, success, to_line, upload_error, write_termination_log
+from job.records import Outcome
 from job.redact import redactor
 
 TOKEN = "hf_" + "x" * 34
@@ -58,6 +59,27 @@ def test_every_exit_code_has_one_class_and_leaves_the_shells_alone():
     assert len(set(codes)) == len(codes) == 17
     assert all(64 < code < 125 for code in codes)
     assert [error_for(code) for code in codes] == list(ERROR_CLASSES)
+
+
+def test_a_termination_log_that_cannot_be_written_changes_nothing(tmp_path):
+    write_termination_log(success("done", 1), tmp_path)  # a folder, as where a volume is mounted wrongly
+
+
+def test_the_last_durable_step_is_told(tmp_path):
+    assert json.loads(to_line(success("done", 1, 200)))["last_durable_step"] == 200
+    assert json.loads(to_line(failure(BadData("bad"), "train", 1, redactor({}), 200)))["last_durable_step"] == 200
+
+
+def test_an_outcome_reads_back_from_its_json(tmp_path):
+    outcome = failure(BadData("bad", "mend"), "train", 1, redactor({}), 200)
+
+    assert Outcome.from_json(to_line(outcome).encode()) == outcome
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"1", b'{"code": 0}'])
+def test_what_is_no_outcome_does_not_read_as_one(data):
+    with pytest.raises(ValueError):  # noqa: PT011 (pydantic's own, or json's)
+        Outcome.from_json(data)
 
 
 def test_the_termination_log_is_written_only_where_the_platform_made_one(tmp_path):

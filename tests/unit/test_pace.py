@@ -1,84 +1,81 @@
-"""How often a checkpoint is due, and whether one still fits before the end."""
+"""Speed and time left, for the person who watches and for those who look from outside."""
+
+from typing import Any
 
 import pytest
 
-from job.records import StopNotice
-from job.train.pace import STOP, STOP_AND_SAVE, Pace
+from job.pace import Live, Pace, Speed, duration
+from job.records import Progress
 
 
 class Clock:
-    now = 1000.0
+    now = 0.0
 
     def __call__(self) -> float:
         return self.now
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def step(number: int, tokens: int = 0) -> dict[str, Any]:
+    return {"event": "train", "step": number, "total_steps": 100, "loss": 1.5, "num_tokens": tokens}
 
 
-def steps_until_due(pace: Pace, clock: Clock, upload_s: float = 0.0) -> int:
-    """Steps of one second each."""
-    for step in range(10_000):
-        pace.stepped()
-        if pace.due(upload_s):
-            return step
-        clock.now += 1
-    raise AssertionError("never")
-
-
-def test_the_first_checkpoint_is_due_a_minute_after_the_first_step(clock):
-    assert steps_until_due(Pace(clock), clock) == 60
-
-
-@pytest.mark.parametrize(
-    ("save_s", "upload_s", "seconds"),
-    [(0.1, 0.0, 60), (3.0, 0.0, 150), (20.0, 0.0, 1000), (0.1, 500.0, 500)],
-    ids=["cheap", "2 % of the time", "2 % of the time, whatever is at stake", "no faster than the store"],
-)
-def test_the_interval_grows_with_what_a_checkpoint_takes(clock, save_s, upload_s, seconds):
+def test_the_speed_is_the_mean_since_the_first_step_and_evaluations_are_no_part_of_it():
+    clock = Clock()
     pace = Pace(clock)
-    steps_until_due(pace, clock)
-    pace.saved(save_s)
+    clock.now = 50.0  # start-up
+    assert pace.event(step(1, tokens=100)) is None
 
-    assert steps_until_due(pace, clock, upload_s) == seconds
+    clock.now = 80.0
+    assert pace.event({"event": "evaluation", "eval_runtime": 20.0}) is None
+    assert pace.event(step(6, tokens=1100)) == Speed(tokens_per_s=100.0, step_s=2.0)
 
 
-def test_what_is_due_is_asked_for_once(clock):
+def test_workers_that_start_again_are_measured_anew():
+    clock = Clock()
     pace = Pace(clock)
-    steps_until_due(pace, clock)
+    pace.event(step(1, tokens=100))
+    clock.now = 1000.0
+    pace.event({"event": "train_begin", "step": 1, "total_steps": 100})
+    assert pace.event(step(2, tokens=200)) is None
 
-    clock.now += 1
-    assert not pace.due(0.0)
-
-
-def test_a_checkpoint_for_another_reason_puts_off_the_next(clock):
-    pace = Pace(clock)
-    pace.stepped()
-    clock.now += 59
-    pace.saved(0.1)
-
-    assert steps_until_due(pace, clock) == 60
+    clock.now = 1001.0
+    assert pace.event(step(3, tokens=300)) == Speed(tokens_per_s=100.0, step_s=1.0)
 
 
-@pytest.mark.parametrize(
-    ("left_s", "upload_s", "how"),
-    [(9.9, 3.0, STOP), (10.1, 3.0, STOP_AND_SAVE), (8.1, 1.0, STOP_AND_SAVE), (-5.0, 0.0, STOP)],
-)
-def test_a_stop_comes_with_a_checkpoint_if_step_save_and_upload_fit_before_the_deadline(clock, left_s, upload_s, how):
-    pace = Pace(clock)
-    pace.stepped()
-    clock.now += 3.0  # a step
-    pace.stepped()
-    pace.saved(2.0)  # half as much again, and a second for what comes after
+def test_two_steps_at_one_moment_are_no_division_by_zero():
+    pace = Pace(Clock())
 
-    assert pace.stop(StopNotice(reason="", deadline=clock.now + left_s), upload_s) == how
+    assert [pace.event(step(1)), pace.event(step(2))] == [None, None]
 
 
-@pytest.mark.parametrize(("left_s", "how"), [(4.9, STOP), (5.1, STOP_AND_SAVE)])
-def test_a_first_checkpoint_is_tried_where_five_seconds_are_left(clock, left_s, how):
-    pace = Pace(clock)
-    pace.stepped()
+def test_how_far_the_run_is_follows_from_phases_steps_and_checkpoints():
+    clock = Clock()
+    live = Live(clock)
+    live.enter("train")
+    live.event({"event": "train_begin", "step": 0, "total_steps": 100})
+    live.event(step(10, tokens=0))
+    clock.now = 5.0
+    live.event(step(20, tokens=500))
+    live.event({"event": "evaluation", "eval_runtime": 1.0, "eval_loss": 2.5})
+    live.durable(20)
 
-    assert pace.stop(StopNotice(reason="", deadline=clock.now + left_s), 0.0) == how
+    assert live.progress == Progress(
+        phase="train", step=20, total_steps=100, loss=1.5, eval_loss=2.5, tokens_per_s=100.0, left_s=40.0,
+        last_durable_step=20,
+    )  # fmt: skip
+
+
+def test_after_a_new_start_no_old_speed_is_told():
+    clock = Clock()
+    live = Live(clock)
+    live.event(step(10))
+    clock.now = 5.0
+    live.event(step(20))
+    live.event({"event": "train_begin", "step": 15, "total_steps": 100})
+
+    assert (live.progress.step, live.progress.tokens_per_s, live.progress.left_s) == (15, None, None)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0m00s"), (95, "1m35s"), (59.6, "1m00s"), (3905, "1h05m")])
+def test_a_duration_is_what_a_person_reads(seconds, words):
+    assert duration(seconds) == words

@@ -102,13 +102,6 @@ def test_a_half_written_result_of_a_run_is_its_own(tmp_path):
     assert Output(str(tmp_path / "out")).manifest(spec.fingerprint) is None
 
 
-def test_attempts_are_numbered_and_no_number_is_given_twice(tmp_path):
-    spec = spec_for(tmp_path / "out")
-    output = Output(str(tmp_path / "out"))
-
-    assert [output.claim(spec).number for _ in range(3)] == [1, 2, 3]
-
-
 def test_a_second_output_gets_a_copy_of_the_first_later(tmp_path, run_dir):
     first = spec_for(tmp_path / "a")
     both = spec_for(tmp_path / "a", tmp_path / "b")
@@ -204,7 +197,7 @@ def test_what_the_first_attempt_settles_holds_for_all_later_ones_of_the_same_job
     assert output.decided(spec) is None
 
     output.mark(spec, settled)
-    output.claim(spec)  # the next attempt, which marks the place again
+    output.mark(spec)  # the next attempt
     assert output.decided(spec) == settled
     assert output.decided(other) is None
 
