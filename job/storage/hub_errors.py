@@ -22,9 +22,7 @@ FAILURES = (HTTPError, EntryNotFoundError, OSError, RuntimeError)  # all that th
 _PASSING = {408, 409, 412, 429}  # besides 5xx; 409 and 412: another commit was faster
 
 
-def job_error(
-    failure: BaseException, uri: HubUri, place: str, *, writing: bool, into: Path | None = None
-) -> JobError:
+def job_error(failure: BaseException, uri: HubUri, place: str, *, writing: bool, into: Path | None = None) -> JobError:
     """The job's name for *failure*, which happened to *place*, somewhere in the repository of *uri*, or to the folder
     *into* which it was copied."""
     cause = _cause(failure)

@@ -84,9 +84,7 @@ class HubRepository:
         return bytes(response.content[start if response.status_code == 200 else 0 :][:length])
 
     def download(self, path: str, commit: str, staging: Path) -> Path:
-        return Path(
-            self._api.hf_hub_download(self._id, path, repo_type=self._type, revision=commit, local_dir=staging)
-        )
+        return Path(self._api.hf_hub_download(self._id, path, repo_type=self._type, revision=commit, local_dir=staging))
 
     def make(self) -> None:
         self._api.create_repo(self._id, repo_type=self._type, private=True, exist_ok=True)
