@@ -106,9 +106,9 @@ class Store(Protocol):
         """
 
     def abort_uploads(self) -> None:
-        """End the uploads in parts that killed processes left open under the URI: a store keeps their parts, unseen, and
-        bills them. Only for the one writer of the place, while it uploads nothing. A store that has no such uploads, or
-        does not let them be listed or ended, is left as it is."""
+        """End the uploads in parts that killed processes left open under the URI: a store keeps their parts, unseen,
+        and bills them. Only for the one writer of the place, while it uploads nothing. A store that has no such
+        uploads, or does not let them be listed or ended, is left as it is."""
 
 
 def open_store(uri: Uri, *, branch: str | None = None) -> Store:

@@ -97,7 +97,7 @@ class HubStore:
 
     def replace(self, folder: str, files: Mapping[str, Path], manifest: bytes) -> None:
         named = {f"{folder}/{name}": source for name, source in files.items()}
-        wanted = {**named, f"{folder}/{MANIFEST}": manifest}
+        wanted: dict[str, Path | bytes] = {**named, f"{folder}/{MANIFEST}": manifest}
 
         def attempt() -> str:
             there = self._repo.tree(self._prefix + folder, self._repo.head())

@@ -1,7 +1,7 @@
 """How long a request is tried again after failures of the network or of the store: the same for every store.
 
-The waits grow and are random ("full jitter": Brooker, "Exponential backoff and jitter", AWS Architecture Blog, 2015), so
-that requests which failed together do not come back together.
+The waits grow and are random ("full jitter": Brooker, "Exponential backoff and jitter", AWS Architecture Blog, 2015),
+so that requests which failed together do not come back together.
 """
 
 import random
@@ -26,4 +26,4 @@ class Patience:
             return None
         longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**self._failures)
         self._failures += 1
-        return random.uniform(0, longest)
+        return random.uniform(0, longest)  # noqa: S311 (no secret)

@@ -1,8 +1,8 @@
 """The one client of the AWS SDK in this process: its time limits, and when it repeats a request.
 
-The SDK's own repetitions are switched off. Those of botocore 1.44 (``standard``, now the default) wait 50 ms at first, so
-that eight tries are over in 3 seconds, and all requests share a quota that 35 failures use up: sixteen parts in flight do
-not outlast the restart of a store.
+The SDK's own repetitions are switched off. Those of botocore 1.44 (``standard``, now the default) wait 50 ms at first,
+so that eight tries of a cut connection are over in 3 seconds, and all requests share a quota that 35 such failures use
+up: sixteen parts in flight do not outlast the restart of a store.
 """
 
 from functools import cache

@@ -1,38 +1,50 @@
 """What both test servers share: running in a thread, and failing on demand."""
 
+import io
+import math
 import os
+import random
 import re
 import socket
 import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+FOREVER = math.inf  # times, until `Faults.clear`
+_PIECE = 16 * 2**10  # bytes that pass a slow line at a time
+
 
 @dataclass
 class Fault:
-    """What goes wrong with requests that match, *times* times."""
+    """What goes wrong with requests that match: *after* of them have passed, with a *share* of them, *times* times."""
 
     kind: str
     method: str
     path: str
-    times: int
+    times: float
+    after: int
+    share: float
     status: int
     code: str
     seconds: float
 
 
 class Faults:
-    """Planned faults, in the order in which they were planned."""
+    """Planned faults, in the order in which they were planned, and the line to the server: *bytes_per_s* is how much of
+    request and answer bodies passes it in both directions together."""
 
     def __init__(self) -> None:
+        self.bytes_per_s = FOREVER
         self._planned: list[Fault] = []
         self._lock = threading.Lock()
+        self._chance = random.Random(0)
+        self._line_free_at = 0.0
 
     def plan(
         self,
@@ -40,30 +52,71 @@ class Faults:
         *,
         method: str = "[A-Z]+",
         path: str = "",
-        times: int = 1,
+        times: float = 1,
+        after: int = 0,
+        share: float = 1,
         status: int = 503,
         code: str = "SlowDown",
         seconds: float = 0,
     ) -> None:
-        """From now on, *times* requests of *method* whose path contains *path* (both patterns) go wrong.
+        """From now on, *times* requests of *method* whose path contains *path* (both patterns) go wrong; of those that
+        match, the first *after* do not, and then each does with the probability *share*.
 
         *kind*: "status" answers *status* and *code*; "reset" cuts the connection; "lost" carries the request out
         and then cuts it; "truncated" cuts it halfway through the answer's body; "damaged" stores other bytes than
         were sent; "slow" waits *seconds* first.
         """
-        self._planned.append(Fault(kind, method, path, times, status, code, seconds))
+        self._planned.append(Fault(kind, method, path, times, after, share, status, code, seconds))
 
     def take(self, method: str, path: str) -> Fault | None:
         """The fault for this request, if one is planned."""
         with self._lock:
-            for fault in self._planned:
-                if fault.times and re.fullmatch(fault.method, method) and re.search(fault.path, path):
-                    fault.times -= 1
-                    return fault
-        return None
+            return next((fault for fault in self._planned if self._strikes(fault, method, path)), None)
 
-    def clear(self) -> None:
+    def clear(self, seed: int = 0) -> None:
+        """Forget all faults. *seed* is of the chance by which a share of requests is picked."""
         self._planned.clear()
+        self._chance.seed(seed)
+        self.bytes_per_s = FOREVER
+
+    def receive(self, environ: dict[str, Any]) -> bytes:
+        """The body of a request, as the line carries it; it can be read from *environ* again."""
+        stream, length = environ["wsgi.input"], int(environ.get("CONTENT_LENGTH") or 0)
+        chunked = environ.get("wsgi.input_terminated")
+        pieces = [stream.read()] if chunked else (stream.read(size) for size in self._sizes(length))
+        body = b"".join(self._carried(pieces))
+        environ["wsgi.input"] = io.BytesIO(body)
+        return body
+
+    def send(self, body: bytes) -> Iterator[bytes]:
+        """The *body* of an answer, in pieces, as the line carries it."""
+        stream = io.BytesIO(body)
+        return self._carried(stream.read(size) for size in self._sizes(len(body)))
+
+    def _sizes(self, length: int) -> list[int]:
+        piece = length if self.bytes_per_s == FOREVER else _PIECE
+        return [min(piece, length - start) for start in range(0, length, max(piece, 1))]
+
+    def _carried(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """All connections share the line fairly."""
+        for piece in pieces:
+            with self._lock:
+                now = time.monotonic()
+                self._line_free_at = max(now, self._line_free_at) + len(piece) / self.bytes_per_s
+                wait_s = self._line_free_at - now
+            time.sleep(wait_s)
+            yield piece
+
+    def _strikes(self, fault: Fault, method: str, path: str) -> bool:
+        if not (fault.times and re.fullmatch(fault.method, method) and re.search(fault.path, path)):
+            return False
+        if fault.after:
+            fault.after -= 1
+            return False
+        if self._chance.random() >= fault.share:
+            return False
+        fault.times -= 1
+        return True
 
 
 class _Handler(WSGIRequestHandler):

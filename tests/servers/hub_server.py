@@ -75,8 +75,8 @@ class HubServer(AbstractContextManager["HubServer"]):
         self.requests: list[tuple[str, str]] = []
         self._parts: dict[str, dict[int, bytes]] = {}
         self._lock = threading.Lock()
-        self._hub = start(_wsgi(self._on_hub), port)
-        self._storage = start(_wsgi(self._on_storage))
+        self._hub = start(_wsgi(self._on_hub, self.faults), port)
+        self._storage = start(_wsgi(self._on_storage, self.faults))
         self.url = f"http://127.0.0.1:{self._hub.server_port}"
         self.storage_url = f"http://localhost:{self._storage.server_port}"
 
@@ -292,6 +292,10 @@ class HubServer(AbstractContextManager["HubServer"]):
         oid, data = request.path.strip("/"), request.get_data()
         if fault and fault.kind == "status":
             raise Refused(fault.status)
+        if fault and fault.kind == "slow":
+            time.sleep(fault.seconds)
+        if fault and fault.kind == "reset":
+            return cut(request.environ)
         if request.method == "PUT":
             if "part" in request.args:
                 self._parts.setdefault(oid, {})[int(request.args["part"])] = data
@@ -305,8 +309,9 @@ class HubServer(AbstractContextManager["HubServer"]):
         return answer
 
 
-def _wsgi(handle: Callable[[Request], Response | Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def _wsgi(handle: Callable[[Request], Response | Iterable[bytes]], faults: Faults) -> Callable[..., Iterable[bytes]]:
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        faults.receive(environ)
         try:
             answer = handle(Request(environ))
         except Refused as refused:
@@ -314,7 +319,9 @@ def _wsgi(handle: Callable[[Request], Response | Iterable[bytes]]) -> Callable[.
             answer = Response(
                 json.dumps({"error": str(refused)}), refused.status, {k: v for k, v in headers.items() if v}
             )
-        return answer(environ, start_response) if isinstance(answer, Response) else answer
+        if not isinstance(answer, Response):
+            return answer
+        return (piece for part in answer(environ, start_response) for piece in faults.send(part))
 
     return app
 

@@ -36,6 +36,7 @@ from werkzeug.serving import generate_adhoc_ssl_pair
 from tests.servers.faults import Faults, cut, damage, start, stop
 
 ACCESS_KEY, SECRET_KEY, REGION = "GRAFTTESTKEY", "graft/test+secret", "us-east-1"
+TEMPORARY_KEY = "GRAFTTEMPORARYKEY"  # and the time, in seconds since the epoch, until which the key is good
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -118,7 +119,7 @@ class S3Server(AbstractContextManager["S3Server"]):
         return s3_backends["123456789012"]["aws"]
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        request = _read(environ)
+        request = _read(environ, self.faults.receive(environ))
         self.requests.append(request)
         fault = self.faults.take(request.method, request.path)
         kind = fault.kind if fault else ""
@@ -140,7 +141,9 @@ class S3Server(AbstractContextManager["S3Server"]):
         answer = self._carry_out(environ, request)
         if kind == "lost":
             return cut(environ)
-        return _reply(answer, start_response, truncated=kind == "truncated")
+        status, headers, body = answer
+        start_response(status, headers)
+        return self.faults.send(body[: len(body) // 2] if kind == "truncated" else body)
 
     def _check_condition(self, environ: Environ, request: Request) -> None:
         if "if-none-match" in request.headers and request.method == "PUT":
@@ -176,11 +179,9 @@ def _tls(folder: Path) -> ssl.SSLContext:
     return context
 
 
-def _read(environ: Environ) -> Request:
+def _read(environ: Environ, body: bytes) -> Request:
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     headers |= {"content-type": environ.get("CONTENT_TYPE", ""), "content-length": environ.get("CONTENT_LENGTH", "")}
-    chunked = environ.get("wsgi.input_terminated")
-    body = environ["wsgi.input"].read() if chunked else environ["wsgi.input"].read(int(headers["content-length"] or 0))
     path = environ["PATH_INFO"].encode("latin-1").decode()
     request = Request(
         environ["REQUEST_METHOD"], path, parse_qs(environ["QUERY_STRING"], keep_blank_values=True), headers, body
@@ -213,8 +214,10 @@ def _check_signature(environ: Environ, request: Request) -> None:
     if not found:
         raise Refused(403, "AccessDenied")
     key, region, signed, signature = found.groups()
-    if key != ACCESS_KEY:
+    if key != ACCESS_KEY and not key.startswith(TEMPORARY_KEY):
         raise Refused(403, "InvalidAccessKeyId")
+    if key != ACCESS_KEY and time.time() >= float(key.removeprefix(TEMPORARY_KEY)):
+        raise Refused(400, "ExpiredToken")
     url = f"http://{request.headers['host']}{environ['RAW_URI']}"
     again = AWSRequest(request.method, url, headers={name: request.headers.get(name, "") for name in signed.split(";")})
     again.context["timestamp"] = request.headers["x-amz-date"]
@@ -263,14 +266,6 @@ def _prepare(environ: Environ, request: Request, *, keep_checksum: bool) -> None
         if keep_checksum and request.method == "PUT":
             environ["HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM"] = algorithm.upper()
             environ[f"HTTP_X_AMZ_CHECKSUM_{algorithm.upper()}"] = _digest(algorithm, request.body)
-
-
-def _reply(
-    answer: tuple[str, list[tuple[str, str]], bytes], start_response: StartResponse, *, truncated: bool
-) -> Iterable[bytes]:
-    status, headers, body = answer
-    start_response(status, headers)
-    return [body[: len(body) // 2]] if truncated else [body]
 
 
 def _refuse(refused: Refused, request: Request, start_response: StartResponse) -> Iterable[bytes]:

@@ -55,8 +55,10 @@ ACTIONS: dict[str, Callable[[Store, Path], object]] = {
     "create": lambda store, path: store.create("a", b"1"),
     "put": lambda store, path: store.put("a", b"1"),
     "publish": lambda store, path: store.publish({"a": path}, b"{}"),
+    "replace": lambda store, path: store.replace("sub", {"b": path}, b"{}"),
+    "delete": lambda store, path: store.delete("sub"),
 }
-READS, WRITES = ("snapshot", "read", "fetch"), ("probe_write", "create", "put", "publish")
+READS, WRITES = ("snapshot", "read", "fetch"), ("probe_write", "create", "put", "publish", "replace", "delete")
 
 
 @pytest.fixture

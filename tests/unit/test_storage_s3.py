@@ -67,8 +67,10 @@ ACTIONS: dict[str, Callable[[Store, Path], object]] = {
     "create": lambda store, path: store.create("a", b""),
     "put": lambda store, path: store.put("a", b""),
     "publish": lambda store, path: store.publish({"a": path}, b"{}"),
+    "replace": lambda store, path: store.replace("a", {"b": path}, b"{}"),
+    "delete": lambda store, path: store.delete("a"),
 }
-READS, WRITES = ("snapshot", "read", "fetch"), ("probe_write", "create", "put", "publish")
+READS, WRITES = ("snapshot", "read", "fetch"), ("probe_write", "create", "put", "publish", "replace", "delete")
 
 
 def test_a_prefix_lists_what_is_below_it_and_not_its_namesakes(s3_server: S3Server) -> None:
