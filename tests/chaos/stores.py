@@ -7,6 +7,7 @@ import time
 
 from tests.chaos.world import STEPS, World, wait_until
 from tests.e2e.job import end
+from tests.servers.faults import FOREVER
 
 SLOW = {"FAKE_STEP_S": "0.4"}
 
@@ -42,9 +43,14 @@ def _damage(world: World, folder: str, damage: str) -> None:
 
 
 def some_requests_fail(world: World) -> str:
-    """30 % of all requests are answered 503, cut off, or late."""
-    with world.stage.server.faults.some(0.3, seed=world.stage.seed):
-        ended = world.run(AWS_MAX_ATTEMPTS="12")
+    """30 % of all requests are answered 503, cut off before or cut off after they were carried out."""
+    faults = world.stage.server.faults
+    faults.clear(world.stage.seed)
+    faults.plan(share=0.1, times=FOREVER)
+    faults.plan("reset", share=0.1, times=FOREVER)
+    faults.plan("lost", share=0.1, times=FOREVER)
+    ended = world.run()
+    faults.clear()
 
     assert ended.code == 0, ended.shown
     assert world.adapter == world.reference.adapter
@@ -53,8 +59,9 @@ def some_requests_fail(world: World) -> str:
 
 def all_requests_fail(world: World) -> str:
     """At the start: 83, before any training."""
-    with world.stage.server.faults.down():
-        ended = world.run(AWS_MAX_ATTEMPTS="3")
+    world.stage.server.faults.plan(times=FOREVER)
+    ended = world.run(AWS_MAX_ATTEMPTS="3")
+    world.stage.server.faults.clear()
 
     assert ended.code == 83, ended.shown
     assert "training:" not in ended.shown
@@ -65,7 +72,7 @@ def all_requests_fail(world: World) -> str:
 
 def dies_at_the_final_upload(world: World) -> str:
     """84; the store returns, and the next run uploads without a step of training."""
-    world.stage.server.faults.plan(method="PUT|POST", path=f"{world.prefix}/adapter/", times=10**6)
+    world.stage.server.faults.plan(method="PUT|POST", path=f"{world.prefix}/adapter/", times=FOREVER)
     ended = world.run(AWS_MAX_ATTEMPTS="3")
     world.stage.server.faults.clear()
 
@@ -82,7 +89,7 @@ def forbids_after_a_while(world: World) -> str:
     server, began = world.stage.server, time.monotonic()
     process = world.start(**SLOW)
     wait_until(process, world.is_durable(3))
-    server.faults.plan(method="PUT|POST|DELETE", path=world.prefix, times=10**6, status=403, code="AccessDenied")
+    server.faults.plan(method="PUT|POST|DELETE", path=world.prefix, times=FOREVER, status=403, code="AccessDenied")
     ended = end(process, began)
     server.faults.clear()
 
@@ -117,7 +124,7 @@ def slow_while_training(world: World, pairs: int = 5) -> str:
     """A store of 1 MB/s: training is as fast as with a fast one, in the median of interleaved pairs."""
     ratios = []
     for number in range(pairs):
-        slow, fast = (_speed(world, f"{number}-{kind}", limit) for kind, limit in (("slow", 1e6), ("fast", None)))
+        slow, fast = (_speed(world, f"{number}-{kind}", limit) for kind, limit in (("slow", 1e6), ("fast", FOREVER)))
         ratios.append(slow / fast)
 
     ratio = statistics.median(ratios)
@@ -125,10 +132,10 @@ def slow_while_training(world: World, pairs: int = 5) -> str:
     return f"0, {ratio:.3f} of the steps a second"
 
 
-def _speed(world: World, name: str, bytes_per_s: float | None) -> float:
+def _speed(world: World, name: str, bytes_per_s: float) -> float:
     one = World(world.stage, world.processes, f"{world.name}-{name}")
-    world.stage.server.faults.bandwidth = bytes_per_s
+    world.stage.server.faults.bytes_per_s = bytes_per_s
     ended = one.run(JOB_MAX_STEPS="100", JOB_SAVE_STEPS="10", FAKE_STEP_S="0.05")
-    world.stage.server.faults.bandwidth = None
+    world.stage.server.faults.clear()
     assert ended.code == 0, ended.shown
     return float(json.loads(one.files["metrics.json"])["train"]["steps_per_s"])

@@ -110,6 +110,10 @@ class S3Server(AbstractContextManager["S3Server"]):
         """Place an object past all checks."""
         self._backend.put_object(bucket, key, data)
 
+    def remove(self, bucket: str, key: str) -> None:
+        """Remove an object past all checks."""
+        self._backend.delete_object(bucket, key)
+
     def open_uploads(self, bucket: str) -> int:
         """Multipart uploads that were begun and neither completed nor aborted."""
         return len(self._backend.get_bucket(bucket).multiparts)
