@@ -130,7 +130,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             if self.args.should_save:
                 layout = self._layout(save_s)
                 seal(checkpoint, layout, self.run_dir.outgoing(step))
-                EventLog(self.run_dir.log).write("checkpoint", **layout.model_dump(include=TOLD))
+                seal_s = round(time.monotonic() - began - save_s, 4)
+                EventLog(self.run_dir.log).write("checkpoint", **layout.model_dump(include=TOLD), seal_s=seal_s)
 
     def _clear(self, checkpoint: Path) -> None:
         """Nothing of an earlier attempt at this step may stand among the new files, which ranks begin to write at

@@ -60,6 +60,7 @@ class Request:
     headers: dict[str, str]
     body: bytes
     trailers: dict[str, str] = field(default_factory=dict)
+    time: float = field(default_factory=time.time)
 
 
 class Refused(Exception):
