@@ -5,13 +5,17 @@ RUN := demo-run
 # Test processes: most of their time is other processes' imports.
 JOBS ?= 2
 
-.PHONY: demo test lint generate lock bench bench-prepare test-container test-gpu gpu-tests gpu-memory gpu-speed image clean
+.PHONY: demo test chaos lint generate lock bench bench-prepare test-container test-gpu gpu-tests gpu-memory gpu-speed image clean
 
 demo: .venv/.installed ## make a tiny base model, fine-tune it through the real entrypoint, compare
 	@examples/demo/run.sh $(BIN)/python $(RUN)
 
 test: .venv/.installed ## every test that needs no container engine and no GPU
 	$(BIN)/python -m pytest -m "not container and not gpu" --numprocesses $(JOBS) --dist loadfile
+
+chaos: .venv/.installed ## every fault of docs/chaos.md, which it writes; about an hour
+	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos.figures
 
 test-container: .venv/.installed ## build the image and run the demo in it
 	$(BIN)/python -m pytest -m container
