@@ -18,8 +18,9 @@ from job.rundir import RunDir, read_record, write_json
 from job.watchdog import Watchdog
 
 _CONFIGS = Path(__file__).resolve().parent.parent / "accelerate_configs"
-# A rank that lost a peer may be faster to say so than that peer's end is to be recorded: a crash writes its core first.
-_SETTLE_S = 3.0
+# A rank that lost a peer may be faster to say so than that peer's end is to be recorded, and a rank that vanishes is
+# missed for three seconds.
+_SETTLE_S = 5.0
 _AGAIN = "Run the same job again."
 _MIXED_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 
@@ -88,7 +89,6 @@ def run_training(
             watch()
             stop.check()
             time.sleep(POLL_S)
-        stop.check()  # who signals all processes at once ends the launcher before it is looked here
         error = _why(status, run_dir, watchdog, stop, killed_before) if status != 0 else None
     finally:
         kill_descendants()  # of which none has anything left to do, and some would take SIGTERM as a wish to stop
@@ -139,6 +139,7 @@ class _Stop:
 
 def _why(status: int | None, run_dir: RunDir, watchdog: Watchdog, stop: _Stop, killed_before: int) -> JobError:
     """Why the launcher ended with *status*, or a rank failed while it still runs (None)."""
+    stop.check()  # who signals all processes at once ends the launcher before its supervisor has looked
     end = time.monotonic() + _SETTLE_S
     while (cause := _root_cause(run_dir, watchdog, killed_before)) is None and time.monotonic() < end:
         time.sleep(POLL_S)

@@ -16,6 +16,7 @@ from job.records import Exit
 from job.rundir import RunDir, read_record
 
 _LOOK_S = 1.0
+_LOOKS_TO_VANISH = 3  # a keeper flushes its record to a disk that may be busy
 # What passes between two looks beyond this was a pause of this process itself (a frozen container, a suspended virtual
 # machine), in which the ranks could not show life either.
 _LONGEST_LOOK_S = 10.0
@@ -34,7 +35,7 @@ class _Rank:
     beat: int | None = None  # when its file was modified, by that file system's clock: only a change says anything
     silent_s: float = 0.0
     process: psutil.Process | None = None
-    missed: bool = False  # its process was gone at the last look, and no record of its end there
+    missed: int = 0  # looks in a row at which its process was gone
     vanished: Exit | None = None
 
 
@@ -114,7 +115,7 @@ class Watchdog:
         self._follow(rank, path)
 
     def _follow(self, rank: _Rank, beat: Path) -> None:
-        """Note a process that is gone and has left no record from one look to the next, as its keeper would have."""
+        """Note a process that has been gone for long enough: its keeper would have recorded how it ended."""
         try:
             rank.process = rank.process or psutil.Process(int(beat.read_text()))
             lives = rank.process.is_running() and rank.process.status() != psutil.STATUS_ZOMBIE
@@ -122,9 +123,9 @@ class Watchdog:
             return
         except psutil.NoSuchProcess:
             lives = False
-        if not lives and rank.missed and rank.vanished is None:
+        rank.missed = 0 if lives else rank.missed + 1
+        if rank.missed == _LOOKS_TO_VANISH:
             rank.vanished = Exit(status=None, signal=None, time=time.time())
-        rank.missed = not lives
 
     def _hang(self, running: dict[int, _Rank]) -> Hang:
         processes = {number: rank.process for number, rank in running.items() if rank.process}

@@ -2,8 +2,8 @@
 ``job.train`` under any launcher, and ``… RUN_DIR COUNT`` starts that many, waiting for all as long as one lives.
 
 Each has a child in a session of its own, and trains until the stop file is there. FAKE_DEAF: that rank does not obey
-it. FAKE_STUCK: it waits for ever. FAKE_RAISES, FAKE_LEAVES: it fails with a report, without one. FAKE_WATCHES: it
-reports the loss of a peer at once. FAKE_CORE_S: how long a crashed rank takes until its end is recorded.
+it. FAKE_STUCK: it waits for ever. FAKE_RAISES, FAKE_LEAVES: it fails with a report, without one. FAKE_DIES: by SIGKILL.
+FAKE_WATCHES: it reports the loss of a peer at once. FAKE_CORE_S: seconds until the end of a crashed rank is recorded.
 """
 
 import faulthandler
@@ -68,6 +68,8 @@ def misbehave() -> None:
         stuck()
     if _is("RAISES"):
         raise BadData("row 3 is broken")
+    if _is("DIES"):
+        os.kill(os.getpid(), signal.SIGKILL)
     if _is("LEAVES"):
         print("the library left", flush=True)
         os._exit(3)

@@ -1,5 +1,6 @@
 """Ranks that fail, hang or do not obey: real processes with the signs of life of real ranks, under a small launcher."""
 
+import itertools
 import os
 import signal
 import sys
@@ -7,15 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from job import launch
-from job.errors import BadData, Bug, GpuFault, Hang, Interrupted, JobError, UnsuitableHost
-from job.processes import adopt_orphans
-from job.records import Plan, StopNotice
+from job.errors import BadData, Bug, GpuFault, Hang, Interrupted, JobError, OutOfMemory, UnsuitableHost
+from job.processes import StopRequest, adopt_orphans
+from job.records import Plan, StopNotice, TrainTask
 from job.rundir import RunDir, read_record, write_json
+from job.spec import JobSpec
+from job.training import train_within_memory
 from tests.tiny import ROOT
 
 PLAN = Plan(
@@ -111,7 +115,7 @@ def test_a_rank_that_vanishes_with_its_keeper_is_noticed_although_the_launcher_w
     error = training.fail(vanish)
 
     assert error.cause.startswith("Rank 1 vanished without a trace")
-    assert training.seconds < 5
+    assert training.seconds < 8
 
 
 def test_a_rank_that_reports_an_error_gives_the_cause(training):
@@ -144,6 +148,37 @@ def test_a_rank_that_is_stuck_is_named_with_the_place_and_all_stacks_are_kept(tr
     assert "Rank 1" in error.cause
     assert "it stood in stuck (" in error.cause
     assert "in train" in training.run_dir.stack(0).read_text()
+
+
+def test_a_rank_that_the_kernel_killed_for_memory_is_told_from_one_that_somebody_killed(
+    training, monkeypatch, tmp_path
+):
+    counter = tmp_path / "oom_kill"
+    counter.write_text("5")  # of earlier attempts in the same container
+    monkeypatch.setattr(launch, "oom_kills", lambda: int(counter.read_text()))
+
+    by_hand = training.fail(DIES=1)
+    by_kernel = Training(tmp_path / "again").fail(lambda: counter.write_text("6"), DIES=1)
+
+    assert type(by_hand) is GpuFault
+    assert type(by_kernel) is OutOfMemory
+    assert by_kernel.of_host
+
+
+def test_a_host_without_memory_is_not_given_a_smaller_plan_for_the_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, "oom_kills", itertools.count().__next__)
+    run_dir, said = RunDir(tmp_path), list[object]()
+    env = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_DIES": "1"}
+    task = TrainTask(
+        model_path=tmp_path, data_path=tmp_path, base_model_name="m", base_model_revision=None, has_eval=False
+    )
+    spec, larger = JobSpec(model="org/m"), PLAN.model_copy(update={"per_device_train_batch_size": 4})
+    shop, console = SimpleNamespace(env=env, stop=StopRequest()), SimpleNamespace(event=said.append)
+
+    with pytest.raises(OutOfMemory, match="the container's memory ran out"):
+        train_within_memory(larger, task, spec, run_dir, shop, console)
+
+    assert read_record(run_dir.plan, Plan) == larger
 
 
 def test_ranks_that_end_after_a_notice_end_well(training):

@@ -167,14 +167,14 @@ def test_a_process_that_is_gone_has_failed_once_its_keeper_had_time_to_say_how(r
     ranks.beat(0)
     ranks.beat(1, pid=ended)
 
-    assert not ranks.wait(1)
+    assert not ranks.wait(2)
     assert ranks.wait(1)
     assert ranks.watchdog.ends()[1].signal is None
 
 
 def test_a_record_that_comes_late_tells_more_than_a_process_that_is_gone(ranks, ended):
     ranks.beat(1, pid=ended)
-    ranks.wait(2)
+    ranks.wait(3)
 
     write_json(ranks.run_dir.exit(1), Exit(status=None, signal=signal.SIGBUS, time=1.0))
 
@@ -187,7 +187,7 @@ def test_a_zombie_is_gone(ranks):
         pass
     ranks.beat(0, 1, pid=process.pid)
 
-    assert ranks.wait(2)
+    assert ranks.wait(3)
     process.wait()
 
 
