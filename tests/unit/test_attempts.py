@@ -439,6 +439,7 @@ def test_an_outcome_that_the_store_refuses_at_first_is_told_again(s3_server, tak
 def test_a_store_that_hangs_does_not_keep_the_job_from_ending(s3_server, take, monkeypatch):
     monkeypatch.setattr(sys.modules[claim_function.__module__], "_END_S", 0.5)
     attempt = take("s3://bucket/out")
+    until(lambda: "status.json" in Output("s3://bucket/out").state_paths())
     s3_server.faults.plan("slow", path="out/", times=1000, seconds=3)
     began = time.monotonic()
 
