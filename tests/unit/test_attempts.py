@@ -375,13 +375,14 @@ def test_an_attempt_that_was_taken_for_dead_learns_of_its_successor(place, take)
         first.check()
 
 
-def test_a_superseded_attempt_says_how_it_ended_and_leaves_the_status_to_its_successor(folder, take):
-    first = take(folder, rhythm=QUICK)
+def test_a_superseded_attempt_says_how_it_ended_and_leaves_the_rest_to_its_successor(folder, take):
+    first = take(folder, rhythm=Rhythm(beat_s=60, lease_s=180, status_beats=1))
+    until(Path(folder, "status.json").exists)
     state(folder, 2).put("claim.json", b"{}")
-    until(lambda: not first._heart.is_alive())
     Path(folder, "status.json").write_text("the successor's")
     before = Path(folder, "attempts/0001/heartbeat.json").read_bytes()
 
+    first._heart._beat()
     first.end(ended_with(OutputTaken("lost")))
 
     assert json.loads(Path(folder, "attempts/0001/outcome.json").read_bytes())["code"] == 73
