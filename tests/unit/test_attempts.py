@@ -375,13 +375,14 @@ def test_an_attempt_that_was_taken_for_dead_learns_of_its_successor(place, take)
         first.check()
 
 
-def test_a_superseded_attempt_says_how_it_ended_and_leaves_the_status_to_its_successor(folder, take):
-    first = take(folder, rhythm=QUICK)
+def test_a_superseded_attempt_says_how_it_ended_and_leaves_the_rest_to_its_successor(folder, take):
+    first = take(folder, rhythm=Rhythm(beat_s=60, lease_s=180, status_beats=1))
+    until(Path(folder, "status.json").exists)
     state(folder, 2).put("claim.json", b"{}")
-    until(lambda: not first._heart.is_alive())
     Path(folder, "status.json").write_text("the successor's")
     before = Path(folder, "attempts/0001/heartbeat.json").read_bytes()
 
+    first._heart._beat()
     first.end(ended_with(OutputTaken("lost")))
 
     assert json.loads(Path(folder, "attempts/0001/outcome.json").read_bytes())["code"] == 73
@@ -439,6 +440,7 @@ def test_an_outcome_that_the_store_refuses_at_first_is_told_again(s3_server, tak
 def test_a_store_that_hangs_does_not_keep_the_job_from_ending(s3_server, take, monkeypatch):
     monkeypatch.setattr(sys.modules[claim_function.__module__], "_END_S", 0.5)
     attempt = take("s3://bucket/out")
+    until(lambda: "status.json" in Output("s3://bucket/out").state_paths())
     s3_server.faults.plan("slow", path="out/", times=1000, seconds=3)
     began = time.monotonic()
 
