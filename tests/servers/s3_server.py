@@ -124,6 +124,7 @@ class S3Server(AbstractContextManager["S3Server"]):
         return s3_backends["123456789012"]["aws"]
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        arrived = time.time() + self.ahead_s  # its signature is of then, however slow the line
         request = _read(environ, self.faults.receive(environ))
         self.requests.append(request)
         fault = self.faults.take(request.method, request.path)
@@ -135,8 +136,8 @@ class S3Server(AbstractContextManager["S3Server"]):
                 time.sleep(fault.seconds)
             if kind == "reset":
                 return cut(environ)
-            _check_time(request, time.time() + self.ahead_s)
-            _check_signature(environ, request)
+            _check_time(request, arrived)
+            _check_signature(environ, request, arrived)
             _check_body(request)
             self._check_condition(environ, request)
         except Refused as refused:
@@ -211,7 +212,7 @@ def _check_time(request: Request, now: float) -> None:
         raise Refused(403, "RequestTimeTooSkewed")
 
 
-def _check_signature(environ: Environ, request: Request) -> None:
+def _check_signature(environ: Environ, request: Request, arrived: float) -> None:
     form = (
         r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([^/]+)/s3/aws4_request, ?SignedHeaders=([^,]+), ?Signature=(\w+)"
     )
@@ -221,7 +222,7 @@ def _check_signature(environ: Environ, request: Request) -> None:
     key, region, signed, signature = found.groups()
     if key != ACCESS_KEY and not key.startswith(TEMPORARY_KEY):
         raise Refused(403, "InvalidAccessKeyId")
-    if key != ACCESS_KEY and time.time() >= float(key.removeprefix(TEMPORARY_KEY)):
+    if key != ACCESS_KEY and arrived >= float(key.removeprefix(TEMPORARY_KEY)):
         raise Refused(400, "ExpiredToken")
     url = f"http://{request.headers['host']}{environ['RAW_URI']}"
     again = AWSRequest(request.method, url, headers={name: request.headers.get(name, "") for name in signed.split(";")})
