@@ -258,7 +258,7 @@ class JobSpec(BaseModel):
     hang_timeout_s: PositiveFloat | Auto = setting(
         "auto",
         doc="Seconds without a sign of life from a training process after which it counts as hung. `auto`: 20 times "
-        "the longest silence so far, between 2 and 10 minutes, and half an hour while the model is loaded.",
+        "the longest silence so far, between 2 and 10 minutes. Until the first step it is at least half an hour.",
         changes_result=False,
     )
     logging_steps: int = setting(10, doc="Optimizer steps between log lines.", changes_result=False, ge=1)

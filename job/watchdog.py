@@ -71,9 +71,10 @@ class Watchdog:
     @property
     def limit_s(self) -> float:
         """The longest silence that is not a hang."""
-        if self._timeout != "auto":
-            return self._timeout
-        return min(max(_GAPS * self._longest_gap_s, SHORTEST_S), LONGEST_S) if self._in_steps else LOADING_S
+        asked = 0.0 if self._timeout == "auto" else self._timeout
+        if not self._in_steps:
+            return max(LOADING_S, asked)
+        return asked or min(max(_GAPS * self._longest_gap_s, SHORTEST_S), LONGEST_S)
 
     def silent_s(self) -> dict[int, float]:
         """Seconds since the last sign of life of each rank."""

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos.figures``: what durability costs, in seconds, on this machine. Medians of interleaved runs."""
+"""``python -m tests.chaos.figures``: what durability costs on this machine."""
 
 import json
 import signal

@@ -106,12 +106,16 @@ def test_a_first_step_of_an_earlier_launch_is_none_of_this_one(tmp_path):
     assert not ranks.wait(SHORTEST_S + 10)
 
 
-def test_a_limit_that_was_set_holds_from_the_start(tmp_path):
-    ranks = Ranks(RunDir(tmp_path), 7.0)
-    ranks.beat(0, 1)
-    ranks.wait(1)
+@pytest.mark.parametrize(("asked", "loading"), [(5.0, LOADING_S), (3000.0, 3000.0)])
+def test_a_limit_that_was_set_holds_from_the_first_step_on_and_loading_may_take_longer(tmp_path, asked, loading):
+    for name, stepped, limit_s in (("loading", False, loading), ("steps", True, asked)):
+        ranks = Ranks(RunDir(tmp_path / name), asked)
+        ranks.beat(0, 1)
+        if stepped:
+            ranks.first_step()
+        ranks.wait(1)
 
-    assert silence_that_is_a_hang(ranks) == pytest.approx(7, abs=2)
+        assert silence_that_is_a_hang(ranks) == pytest.approx(limit_s, abs=2)
 
 
 def test_a_pause_of_the_machine_is_nobodys_hang(ranks):
@@ -259,6 +263,7 @@ def test_of_many_ranks_the_one_that_stands_where_no_other_does_is_named():
 def test_the_hang_says_who_for_how_long_and_where(tmp_path):
     ranks = Ranks(RunDir(tmp_path), 5.0)
     ranks.beat(0, 1)
+    ranks.first_step()
     Path(ranks.run_dir.stack(0)).write_text(ALL_REDUCE)
     Path(ranks.run_dir.stack(1)).write_text(LOADER)
 
