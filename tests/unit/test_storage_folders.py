@@ -150,7 +150,7 @@ def test_on_s3_the_old_manifest_goes_first_and_the_new_one_comes_last(
     assert {("HEAD", name.rpartition("/")[2]) for name in files} <= set(order)
     s3_server.requests.clear()
     store.delete(FOLDER)
-    assert [name for method, name in order_at(s3_server) if method == "DELETE"][0] == "manifest.json"
+    assert next(name for method, name in order_at(s3_server) if method == "DELETE") == "manifest.json"
 
 
 def test_on_s3_a_first_push_needs_no_right_to_delete(s3_server: S3Server, files: dict[str, Path]) -> None:
