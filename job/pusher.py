@@ -32,11 +32,12 @@ class Pusher(threading.Thread):
         self._run, self._attempt, self._pause_s = run, attempt, pause_s
         self._kept = {layout.step: layout for layout in durable}
         self._next_at = 0.0  # time.monotonic() before which nothing is pushed
-        self._ended = threading.Event()  # push what waits, at once, and no more
+        self._ended = threading.Event()  # nothing more will come
+        self._dropped = threading.Event()  # nothing more is wanted
         self._refusal: JobError | None = None  # why pushing is over for good
 
     def run(self) -> None:
-        while self._refusal is None and not (self._ended.is_set() and not self._waiting()):
+        while self._refusal is None and not (self._dropped.is_set() or (self._ended.is_set() and not self._waiting())):
             if self._waiting() and time.monotonic() >= self._next_at:
                 self._push_next()
             else:
@@ -57,9 +58,8 @@ class Pusher(threading.Thread):
             self.join(POLL_S)
 
     def stop(self) -> None:
-        """What waits is not needed any more."""
-        shutil.rmtree(self._outbox, ignore_errors=True)
-        self._ended.set()
+        """Push no more: what waits is not needed now."""
+        self._dropped.set()
 
     def _waiting(self) -> list[Path]:
         return sorted(self._outbox.glob("step-*"), reverse=True)

@@ -498,8 +498,8 @@ def past(
     if code is None:
         return Past(number, None, pulse)
     outcome = Outcome(
-        code=code, error_class="Fault", phase=phase, cause=f"cause {number}.", fix="", last_durable_step=durable,
-        attempt=number,
+        status="failed", code=code, error_class="Fault", phase=phase, cause=f"cause {number}.", fix="", attempt=number,
+        last_durable_step=durable,
     )  # fmt: skip
     return Past(number, outcome, pulse)
 

@@ -11,7 +11,15 @@ from job.errors import OutputTaken, UploadIncomplete
 from job.output import Output
 from job.publish import copy_to_secondaries, publish
 from job.records import AdapterProof, AddedTokens, Decided, HardwareFacts, Plan
-from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
+from job.report.metrics import (
+    AttemptMetrics,
+    BaseModelMetrics,
+    DataMetrics,
+    EvalMetrics,
+    Metrics,
+    TokenizerMetrics,
+    TrainMetrics,
+)
 from job.report.model_card import model_card
 from job.rundir import RunDir, write_bytes
 from job.spec import JobSpec
@@ -146,6 +154,7 @@ def metrics(uri: str, revision: str | None) -> Metrics:
         eval=EvalMetrics(loss_before=2.0, loss=1.0, perplexity=2.718, history=()),
         proof=AdapterProof(trainable_parameters=1000, tensors=4, changed_tensors=4),
         plan=plan, hardware=HardwareFacts(), settings=spec.model_dump(mode="json"), phases_s={},
+        attempts=AttemptMetrics(count=1, elapsed_s=60.0, gpu_hours=0.0167, cost=None, resumed_at_step=0),
         versions={"torch": "2"},
     )  # fmt: skip
 
