@@ -12,8 +12,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0
 
 
 class Patience:
-    """With one request, for *limit_s* seconds (None: `PATIENCE_S`). What counts is the time since its first failure, not since it began: an upload of an hour that
-    fails at its end is repeated too."""
+    """With one request, for *limit_s* seconds (None: `PATIENCE_S`). What counts is the time since its first failure,
+    not since it began: an upload of an hour that fails at its end is repeated too."""
 
     def __init__(self, limit_s: float | None = None) -> None:
         self._limit_s = PATIENCE_S if limit_s is None else limit_s
