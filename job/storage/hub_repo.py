@@ -16,7 +16,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported th
 
 from job.uri import HubUri
 
-TIMEOUT_S = 60.0  # without a byte; the client's own default is to wait for ever
+TIMEOUT_S = 30.0  # without a byte; the client's own default is to wait for ever
 
 Operation = CommitOperationAdd | CommitOperationDelete
 

@@ -19,6 +19,8 @@ from job.storage.s3_errors import is_passing
 
 _CONNECT_S = 10  # also how long a send may make no headway, on a fresh connection
 _READ_S = 30  # without a byte of the answer
+# As a rule the store has just been waited for in vain; and the next attempt tidies up too.
+_TIDYING, _TIDYING_S = "AbortMultipartUpload", 10.0
 
 
 @cache
@@ -46,12 +48,19 @@ class _Repeat:
         self._max_attempts = max_attempts or float("inf")  # AWS_MAX_ATTEMPTS: whichever ends first
 
     def __call__(
-        self, attempts: int, response: Any, caught_exception: Exception | None, request_dict: dict[str, Any], **_: Any
+        self,
+        attempts: int,
+        operation: Any,
+        response: Any,
+        caught_exception: Exception | None,
+        request_dict: dict[str, Any],
+        **_: Any,
     ) -> float | None:
         passing = _is_passing(response[1]) if response else _is_unanswered(caught_exception)
         if not passing or attempts >= self._max_attempts:
             return None
-        patience: Patience = request_dict["context"].setdefault("graft_patience", Patience())
+        new = Patience(_TIDYING_S) if operation.name == _TIDYING else Patience()
+        patience: Patience = request_dict["context"].setdefault("graft_patience", new)
         return patience.wait_s()
 
 

@@ -109,6 +109,7 @@ def test_an_upload_of_many_files_gives_up_once_for_all_of_them(
     patient_s3: S3Server, files: dict[str, Path], kind: str, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(s3_client, "_TIDYING_S", 0.5)
     monkeypatch.setattr(s3_client, "_READ_S", 0.25)
     patient_s3.faults.plan(kind, after=after, times=FOREVER, seconds=1)
     began = time.monotonic()
