@@ -10,7 +10,8 @@ from job.checkpoints import newest_checkpoint
 from job.errors import Diverged
 from job.records import Layout, StopNotice, WorkerError
 from job.rundir import read_record, write_json
-from tests.worker.strategies import Inputs, Run, make_inputs, make_run
+from tests.worker.agreeing import Heard
+from tests.worker.strategies import STEPS, Inputs, Run, make_inputs, make_run
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,17 @@ def test_a_training_that_is_stopped_before_it_has_learned_anything_leaves_no_ada
     assert (run.result.status, run.result.adapter) == ("stopped", None)
     assert not run.adapter.exists()
     assert steps_saved(run) == [2]
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_every_rank_hears_of_each_step_the_loss_over_all_of_them(inputs, tmp_path, strategy):
+    run = replace(make_run(inputs, tmp_path / "run", strategy), module="tests.worker.agreeing").execute()
+
+    for rank in range(run.plan.num_processes):
+        told = read_record(run.root / f"heard{rank}.json", Heard)
+        assert [entry.step for entry in told.heard] == list(range(1, STEPS + 1))
+        for heard, logged in zip(told.heard, told.logged, strict=True):
+            assert heard.values == pytest.approx(logged.values, rel=1e-6)
 
 
 @pytest.mark.parametrize("strategy", ["single", "ddp"])
