@@ -1,4 +1,5 @@
 """``python -m tests.worker.agreeing RUN_DIR``: the worker's trainer, and what each rank has heard of each step's loss.
+Its clock runs fast, so that checkpoints by time come within a few steps.
 
 It stands in for ``job.train``.
 """
@@ -13,6 +14,7 @@ from job.spec import JobSpec
 from job.train.agreement import Agreement
 from job.train.callbacks import Obey
 from job.train.health import Health
+from job.train.pace import Pace
 from job.train.sft import make_trainer
 
 
@@ -35,12 +37,24 @@ class Listening(Health):
         super().loss(step, loss, learning_rate)
 
 
+class FastClock:
+    """Ten seconds pass from one look to the next; a step takes two looks."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        self._now += 10.0
+        return self._now
+
+
 def main() -> None:
     run_dir, rank = RunDir(Path(sys.argv[1])), os.environ.get("RANK", "0")
     records = (read_record(run_dir.spec, JobSpec), read_record(run_dir.plan, Plan))
     trainer, _ = make_trainer(*records, read_record(run_dir.train_task, TrainTask), run_dir, lambda: None)
     health = Listening()
     trainer.agreement = Agreement(trainer.args.device, trainer.args.world_size, health)
+    trainer.pace = Pace(FastClock())
     trainer.add_callback(Obey(trainer, by_time=True))
     trainer.train()
     logged = tuple(
