@@ -18,7 +18,8 @@ def main() -> None:
 
         work(run_dir, rank)
 
-    sys.exit(keep(work, run_dir, rank, world_size))
+    # Not through the interpreter's teardown, which has nothing to do here and can only fail.
+    os._exit(keep(work, run_dir, rank, world_size))
 
 
 if __name__ == "__main__":

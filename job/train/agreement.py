@@ -11,7 +11,7 @@ from job.train.health import Health
 class Agreed(NamedTuple):
     """What rank 0 asked for, as every rank has heard it."""
 
-    stop: int = 0  # job.train.pace's STOP or STOP_AND_SAVE; 0: go on
+    stop: int = 0  # job.train.save_pace's STOP or STOP_AND_SAVE; 0: go on
     save: bool = False
 
 

@@ -14,7 +14,7 @@ from job.records import Pushed, StopNotice
 from job.rundir import read_record
 from job.train.agreement import Agreed
 from job.train.health import FIRST_STEPS
-from job.train.pace import STOP_AND_SAVE
+from job.train.save_pace import STOP_AND_SAVE
 from job.train.trainer import AdapterTrainer
 
 

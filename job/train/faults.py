@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-from job.errors import GpuFault, Hang, JobError, LostPeers, OutOfMemory
+from job.errors import Diverged, GpuFault, Hang, JobError, LostPeers, OutOfMemory
 
 # By what it says: torch raises RuntimeError for all of gloo's failures, DistBackendError for all of NCCL's.
 _TIMED_OUT = ("timed out", "timeout")
@@ -20,12 +20,15 @@ _CLOSED = (
 )
 # A wrong index in a kernel, which any GPU will find again.
 _ASSERT = "device-side assert"
+# DeepSpeed's way to say that fp16 gradients overflow at any loss scale: they are no numbers.
+_NO_SCALE = "loss scale already at minimum"
 
 
 @contextlib.contextmanager
 def faults_told(rank: int) -> Iterator[None]:
     """Raises:
     OutOfMemory: of the GPU.
+    Diverged: no loss scale keeps the gradients finite.
     GpuFault: CUDA or NCCL failed.
     LostPeers: a collective failed, as another rank has died.
     Hang: a collective timed out.
@@ -49,6 +52,8 @@ def _meaning(error: Exception, rank: int) -> JobError | None:
         )
     if _is_cuda(error) and _ASSERT not in words:
         return GpuFault(f"The GPU of rank {rank} failed ({line})", "Run the same job again, on another machine.")
+    if _NO_SCALE in words:
+        return Diverged(f"Gradients are NaN or infinite at any loss scale ({line})", "Lower JOB_LEARNING_RATE.")
     if _is_network(error, words):
         if any(word in words for word in _CLOSED):
             return LostPeers(f"Rank {rank} lost its peers ({line})", "Look at how they ended.")

@@ -60,7 +60,8 @@ class _Signals:
         # A launcher clears away the peers of a rank that has died, and waits 30 s for each (torchelastic): this one is
         # lost anyway. Or somebody asks again, who will not wait.
         if self._asked or self._has_failed():
-            os.kill(self._child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended, and the keeper is writing down how
+                os.kill(self._child, signal.SIGKILL)
             return
         self._asked = True
         ask_to_stop(self._run_dir, number)

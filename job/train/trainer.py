@@ -23,9 +23,9 @@ from job.train.checkpoint import full_disk_told, seal
 from job.train.fsdp import gather_head, leave_outputs_unrounded
 from job.train.health import Health
 from job.train.model import DTYPES, hold_adapter_in
-from job.train.pace import Pace
 from job.train.proof import TOKEN_ROWS
 from job.train.save import check_finite, save_adapter, whole_adapter
+from job.train.save_pace import Pace
 from job.train.vocabulary import show_bias
 
 TOLD = {"step", "save_s", "eval_loss"}  # of a checkpoint, in the log

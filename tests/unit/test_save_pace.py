@@ -3,7 +3,7 @@
 import pytest
 
 from job.records import StopNotice
-from job.train.pace import STOP, STOP_AND_SAVE, Pace
+from job.train.save_pace import STOP, STOP_AND_SAVE, Pace
 
 
 class Clock:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from job.child import describe
-from job.errors import GpuFault, Hang, LostPeers, OutOfMemory
+from job.errors import Diverged, GpuFault, Hang, LostPeers, OutOfMemory
 from job.records import Exit, WorkerError
 from job.rundir import read_record
 from job.train.faults import faults_told
@@ -27,6 +27,7 @@ FAULTS = [
     (dist.DistBackendError("wait timeout after 600000ms, keys: /default_pg/0"), Hang),
     (dist.DistNetworkError("The client socket has timed out after 60s"), Hang),
     (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:33141"), LostPeers),
+    (Exception("Current loss scale already at minimum - cannot decrease scale anymore. Exiting run."), Diverged),
     (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv"), Hang),
 ]
 

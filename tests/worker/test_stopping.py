@@ -10,7 +10,8 @@ from job.checkpoints import newest_checkpoint
 from job.errors import Diverged
 from job.records import Layout, StopNotice, WorkerError
 from job.rundir import read_record, write_json
-from tests.worker.strategies import Inputs, Run, make_inputs, make_run
+from tests.worker.agreeing import Heard
+from tests.worker.strategies import STEPS, Inputs, Run, make_inputs, make_run
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,26 @@ def test_a_training_that_is_stopped_before_it_has_learned_anything_leaves_no_ada
     assert (run.result.status, run.result.adapter) == ("stopped", None)
     assert not run.adapter.exists()
     assert steps_saved(run) == [2]
+
+
+@pytest.fixture(scope="module", params=["single", "ddp"])
+def agreeing(request: pytest.FixtureRequest, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = make_run(inputs, tmp_path_factory.mktemp("agreeing") / "run", request.param)
+    return replace(run, module="tests.worker.agreeing", settings=run.settings | {"save_steps": "auto"}).execute()
+
+
+def test_every_rank_hears_of_each_step_the_loss_over_all_of_them(agreeing):
+    for rank in range(agreeing.plan.num_processes):
+        told = read_record(agreeing.root / f"heard{rank}.json", Heard)
+        assert [entry.step for entry in told.heard] == list(range(1, STEPS + 1))
+        for heard, logged in zip(told.heard, told.logged, strict=True):
+            assert heard.values == pytest.approx(logged.values, rel=1e-6)
+
+
+def test_a_checkpoint_that_is_due_by_time_is_saved_once_by_all_ranks(agreeing):
+    """Due after the fourth step, a minute of the fast clock after the first, and heard of after the fifth."""
+    assert steps_saved(agreeing) == [5, 9]
+    assert newest_checkpoint(agreeing.files.checkpoints, agreeing.plan).name == "checkpoint-9"
 
 
 @pytest.mark.parametrize("strategy", ["single", "ddp"])

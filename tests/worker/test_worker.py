@@ -1,17 +1,19 @@
 """The worker's own parts: the packing probe, the log, the proof that an adapter changed."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, TrainerControl
+from transformers.trainer_callback import CallbackHandler
 
 from job.errors import AdapterRejected, Diverged
 from job.events import EventLog
 from job.probe.packing import probe_packing
-from job.train.callbacks import Progress
+from job.train.callbacks import Beat, Progress
 from job.train.proof import AdapterWatch
 
 
@@ -110,3 +112,17 @@ def test_logging_steps_reach_the_log(tmp_path):
         "time": 1.0, "event": "train", "step": 3, "total_steps": 10, "loss": 2.5, "num_tokens": 70.0,
     }  # fmt: skip
     assert progress.tokens == 70
+
+
+@pytest.mark.parametrize(
+    "event", ["on_train_begin", "on_substep_end", "on_step_end", "on_prediction_step", "on_evaluate", "on_save"]
+)
+def test_whatever_a_rank_gets_done_is_a_sign_of_life(tmp_path, event):
+    path = tmp_path / "rank0"
+    path.touch()
+    os.utime(path, (0, 0))
+    beat = Beat(path)
+
+    CallbackHandler([beat], None, None, None, None).call_event(event, None, None, TrainerControl())
+
+    assert path.stat().st_mtime > 0
