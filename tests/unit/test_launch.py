@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from job.child import as_job_error
-from job.errors import BadData, Bug, GpuFault, Interrupted, UnsuitableHost
+from job.errors import BadData, Bug, DeadlineReached, GpuFault, Interrupted, UnsuitableHost
 from job.launch import launch_command, launch_env
 from job.preparation import open_workshop
 from job.processes import Child, StopRequest, Task, adopt_orphans, child_error, end_descendants, kill_descendants
@@ -140,16 +140,26 @@ def test_a_signal_ends_the_wait_for_a_task_that_hangs():
             task.result(stop)
 
 
-def test_a_signal_becomes_a_notice_whose_deadline_a_second_one_does_not_move():
-    with StopRequest() as stop:
-        assert stop.notice(25.0) is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        first = stop.notice(25.0)
-        os.kill(os.getpid(), signal.SIGINT)
+def test_a_limit_of_time_ends_what_is_waited_for_as_a_signal_does():
+    stop, late = StopRequest(), DeadlineReached("JOB_MAX_HOURS=1 is reached.")
+    stop.limit(time.monotonic() + 0.2, late)
+    began = time.monotonic()
 
-        assert first == stop.notice(25.0)
-        assert first.reason == "SIGTERM arrived."
-        assert first.deadline - time.monotonic() == pytest.approx(25, abs=1)
+    with pytest.raises(DeadlineReached):
+        Task(lambda: time.sleep(5)).result(stop)
+
+    assert time.monotonic() - began < 2
+    stop.lift_limit()
+    stop.check()
+
+
+def test_what_is_nearly_done_may_use_the_grace_of_a_signal():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        assert Task(lambda: time.sleep(0.3) or "done").result(stop, patience_s=5) == "done"
+        with pytest.raises(Interrupted):
+            Task(lambda: time.sleep(5)).result(stop, patience_s=0.5)
 
 
 def test_a_signal_ends_a_child(tmp_path):

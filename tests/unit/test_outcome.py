@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from job.errors import ERROR_CLASSES, AccessDenied, BadData, NetworkExhausted, UploadIncomplete, error_for
+from job.errors import (
+    ERROR_CLASSES,
+    AccessDenied,
+    BadData,
+    DeadlineReached,
+    Interrupted,
+    NetworkExhausted,
+    UploadIncomplete,
+    error_for,
+)
 from job.outcome import LIMIT_BYTES, failure, success, to_line, upload_error, write_termination_log
 from job.records import Outcome
 from job.redact import redactor
@@ -17,9 +26,28 @@ def test_an_outcome_is_one_line_of_json_with_the_documented_keys():
 
     assert "\n" not in line
     assert json.loads(line) == {
-        "code": 65, "class": "BadData", "phase": "prepare", "cause": "rows.jsonl:3: broken", "fix": "Mend it.",
-        "last_durable_step": None, "attempt": 2,
+        "status": "failed", "code": 65, "class": "BadData", "phase": "prepare", "cause": "rows.jsonl:3: broken",
+        "fix": "Mend it.", "last_durable_step": None, "attempt": 2,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Interrupted("SIGTERM arrived."), "interrupted"),
+        (DeadlineReached("JOB_MAX_HOURS=1 is reached.", published=True), "partial"),
+        (DeadlineReached("JOB_MAX_HOURS=1 is reached."), "failed"),
+    ],
+)
+def test_an_outcome_says_what_kind_of_end_it_was(error, status):
+    assert json.loads(to_line(failure(error, "train", 1, redactor({}))))["status"] == status
+
+
+@pytest.mark.parametrize(("step", "place"), [(None, "it begins anew"), (40, "it goes on from step 40")])
+def test_an_interrupted_job_says_from_where_it_goes_on(step, place):
+    outcome = failure(Interrupted("SIGTERM arrived."), "train", 1, redactor({}), step)
+
+    assert outcome.fix == f"Run the same job again; {place}."
 
 
 @pytest.mark.parametrize("character", ["x", "ü", "\n", '"', "\u0000", "🙂"])

@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from job import launch
+from job.console import Console
 from job.errors import BadData, Bug, GpuFault, Hang, Interrupted, JobError, OutOfMemory, UnsuitableHost
 from job.processes import StopRequest, adopt_orphans
 from job.records import Plan, StopNotice, TrainTask
+from job.redact import redactor
+from job.run import Run
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
 from job.training import train_within_memory
@@ -167,18 +169,21 @@ def test_a_rank_that_the_kernel_killed_for_memory_is_told_from_one_that_somebody
 
 def test_a_host_without_memory_is_not_given_a_smaller_plan_for_the_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "oom_kills", itertools.count().__next__)
-    run_dir, said = RunDir(tmp_path), list[object]()
-    env = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_DIES": "1"}
     task = TrainTask(
         model_path=tmp_path, data_path=tmp_path, base_model_name="m", base_model_revision=None, has_eval=False
     )
-    spec, larger = JobSpec(model="org/m"), PLAN.model_copy(update={"per_device_train_batch_size": 4})
-    shop, console = SimpleNamespace(env=env, stop=StopRequest()), SimpleNamespace(event=said.append)
+    larger = PLAN.model_copy(update={"per_device_train_batch_size": 4})
+    env = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_DIES": "1"}
+    run = Run(
+        JobSpec(model="org/m", output_uri=("/out",), work_dir=tmp_path), env, Console(sys.stderr, redactor({})),
+        StopRequest(),
+    )  # fmt: skip
+    run.dir.root.mkdir(parents=True)
 
     with pytest.raises(OutOfMemory, match="the container's memory ran out"):
-        train_within_memory(larger, task, spec, run_dir, shop, console)
+        train_within_memory(larger, task, run, lambda: None)
 
-    assert read_record(run_dir.plan, Plan) == larger
+    assert read_record(run.dir.plan, Plan) == larger
 
 
 def test_ranks_that_end_after_a_notice_end_well(training):
