@@ -54,7 +54,7 @@ def make_result(run: Run, inputs: Inputs, output: Output, attempt: Attempt, dead
     made = Made(run.spec, revisions, facts, plan, prepared, result, run.phases_s, _attempts(run, inputs, attempt))
     if error:
         raise _ended_early(run, made, error, output, attempt)
-    write_reports(made, output.adapter_location, run.dir, run.dir.metrics)
+    write_reports(made, output.place(), run.dir, run.dir.metrics)
 
 
 def _plan(run: Run, output: Output, facts: Facts, found: list[Durable]) -> Plan:
@@ -127,7 +127,7 @@ def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt:
     """*error*, after the adapter as it is has been published if it is the time that is up."""
     if not isinstance(error, DeadlineReached) or made.result.adapter is None:
         return error
-    write_reports(made, output.adapter_location, run.dir, run.dir.partial_metrics)
+    write_reports(made, output.place(PARTIAL), run.dir, run.dir.partial_metrics)
     try:
         run.wait(lambda: publish_apart(output, PARTIAL, run.dir, run.spec, attempt.number), patience_s=run.spec.grace_s)
     except JobError as failure:

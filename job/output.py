@@ -30,7 +30,14 @@ class Output:
         # At the root of a repository, so that PeftModel.from_pretrained("org/name") finds it.
         self.adapter_prefix = "" if self.on_hub else "adapter/"
         self.conditional = True  # until probe_write finds that the store knows no create-if-absent
-        self.adapter_location = uri.repo_id if isinstance(uri, HubUri) else f"{text.rstrip('/')}/adapter"
+        self._repo_id = uri.repo_id if isinstance(uri, HubUri) else ""
+
+    def place(self, folder: str = "") -> tuple[str, str]:
+        """What loads an adapter from *folder* of this output, or without one the result's: a repository id with its
+        subfolder, or the adapter's folder and nothing."""
+        if self.on_hub:
+            return self._repo_id, folder
+        return f"{self.text.rstrip('/')}/{folder or 'adapter'}", ""
 
     def manifest(self, fingerprint: str) -> dict[str, Any] | None:
         """The manifest of this run's finished result; None when there is no result yet.

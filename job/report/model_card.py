@@ -11,15 +11,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained({adapter})
-{fitting}model = PeftModel.from_pretrained(base, {adapter})
+tokenizer = AutoTokenizer.from_pretrained({adapter}{subfolder})
+{fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
 ```"""
 _RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
 _END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
 
 
-def model_card(metrics: Metrics, adapter_location: str) -> str:
-    """Markdown with the Hub's YAML header. *adapter_location* is a repository id, or the adapter's folder."""
+def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> str:
+    """Markdown with the Hub's YAML header. *adapter_location* is a repository id, in which the adapter lies in
+    *subfolder*, or the adapter's folder."""
     base = metrics.base_model
     on_hub = base.revision is not None
     base_id = base.uri.removeprefix("hf://").partition("@")[0] if on_hub else base.uri
@@ -27,14 +28,16 @@ def model_card(metrics: Metrics, adapter_location: str) -> str:
         base=json.dumps(_loadable(base_id, "base")),
         revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
         adapter=json.dumps(_loadable(adapter_location, "adapter")),
+        subfolder=f", subfolder={json.dumps(subfolder)}" if subfolder else "",
         fitting=_fitting(metrics.tokenizer),
     )
+    kind = "LoRA adapter" if metrics.status == "finished" else "Unfinished LoRA adapter"
     header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sft", "trl", "graft"]}
     if on_hub:
         header |= {"base_model": base_id, "base_model_relation": "adapter"}
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(metrics))
     return (
-        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# LoRA adapter for {base_id}\n\n{snippet}\n\n"
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {kind} for {base_id}\n\n{snippet}\n\n"
         f"| | |\n|---|---|\n{rows}\n\nAll figures of the run are in `metrics.json`.\n"
     )
 

@@ -9,10 +9,11 @@ from job.report.model_card import model_card
 from job.rundir import RunDir, write_bytes, write_json
 
 
-def write_reports(made: Made, adapter_location: str, run_dir: RunDir, metrics_path: Path) -> None:
-    """Model card, dataset report, and last the metrics, at *metrics_path*."""
+def write_reports(made: Made, place: tuple[str, str], run_dir: RunDir, metrics_path: Path) -> None:
+    """Model card, dataset report, and last the metrics, at *metrics_path*. *place*: where the adapter will lie, as
+    `model_card` is told."""
     metrics = make_metrics(made)
-    write_bytes(run_dir.adapter / "README.md", model_card(metrics, adapter_location).encode())
+    write_bytes(run_dir.adapter / "README.md", model_card(metrics, *place).encode())
     report = make_dataset_report(made.spec, made.prepared, made.dataset_revisions, made.plan)
     write_json(run_dir.dataset_report, report)
     write_json(metrics_path, metrics)

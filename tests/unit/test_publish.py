@@ -169,6 +169,16 @@ def test_the_card_of_a_hub_model_names_repository_and_commit():
     assert "2.0000 before, 1.0000 after" in card
 
 
+def test_the_card_of_an_unfinished_adapter_says_so_and_loads_it_from_its_subfolder():
+    unfinished = metrics("hf://org/base@main", "c0ffee").model_copy(update={"status": "partial"})
+
+    card = model_card(unfinished, "org/tuned", "partial")
+
+    assert "# Unfinished LoRA adapter for org/base" in card
+    assert 'PeftModel.from_pretrained(base, "org/tuned", subfolder="partial")' in card
+    assert 'AutoTokenizer.from_pretrained("org/tuned", subfolder="partial")' in card
+
+
 def test_the_card_of_a_model_in_a_bucket_says_what_to_copy_first():
     card = model_card(metrics("s3://bucket/base", None), "s3://bucket/out/adapter")
 
