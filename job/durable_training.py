@@ -60,6 +60,7 @@ def train_durably(
 @contextlib.contextmanager
 def _pushing(pusher: Pusher, run: Run, deadline: Deadline | None) -> Iterator[None]:
     """Whatever goes wrong, what waits to be pushed is pushed. When all has gone well the result itself comes first."""
+    run.background = pusher
     pusher.start()
     try:
         yield

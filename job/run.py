@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ class Run:
         self.live = Live()
         self.shop = open_workshop(spec, env, self.dir.root / "prepare.log", stop, self.hear)
         self.phases_s: dict[str, float] = {}
+        self.background: threading.Thread | None = None  # still writes to the output
 
     def hear(self, event: dict[str, Any]) -> None:
         """Tell what a child process has logged."""

@@ -19,12 +19,16 @@ from job.making import PARTIAL, make_result
 from job.outcome import failure, success, upload_error
 from job.output import Output
 from job.own_rundir import exclusive, is_trained
-from job.processes import StopRequest, adopt_orphans, end_descendants
+from job.processes import StopRequest, Task, adopt_orphans, end_descendants
 from job.publish import copy_to_secondaries, publish, remove_apart
 from job.records import Outcome
 from job.redact import Redactor
 from job.run import Run
 from job.spec import JobSpec
+
+# For a checkpoint that was on its way when training ended: it had the time of the result's own upload already.
+_WAY_S = 30.0
+_LAST_S = 5.0  # for a store to tell of uploads and to end them
 
 
 class Supervisor:
@@ -119,6 +123,8 @@ class Supervisor:
         except JobError as error:
             raise upload_error(error) from error
         run.dir.metrics.unlink()  # published: if the output is removed, the next run trains again
+        if run.background:
+            run.background.join(_WAY_S)
         with contextlib.suppress(JobError):  # what stays costs a little, and a success is a success
             remove_apart(outputs[0].result, PARTIAL)
             if not spec.keep_checkpoints:
@@ -144,6 +150,7 @@ class Supervisor:
         run."""
         if self._attempt is None:
             return
+        self._end_uploads()
         self._attempt.end(outcome)
         own = self._run.dir
         with contextlib.suppress(JobError):
@@ -151,6 +158,13 @@ class Supervisor:
                 if path.exists() and path.stat().st_size:
                     name = path.name if path.parent == own.root else f"{path.parent.name}/{path.name}"
                     self._attempt.put(name, self._redact(path.read_text()).encode())
+
+    def _end_uploads(self) -> None:
+        """What is still under way gets no more time, and the parts of uploads are paid for until somebody ends them."""
+        with contextlib.suppress(JobError):
+            if self._attempt:
+                self._attempt.check()  # a successor's are none of ours
+                Task(self._attempt.store.abort_uploads).join(_LAST_S)
 
     @property
     def _number(self) -> int | None:
