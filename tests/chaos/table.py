@@ -33,7 +33,10 @@ def faults() -> Iterator[Fault]:
 def _kills() -> Iterator[Fault]:
     for number in range(KILLS):
         # Two thirds with one process, which take half as long.
-        yield Fault(f"kill -9, moment {number + 1}", kills.killed_once, (1,) if number % 3 else (2,))
+        processes = (1,) if number % 3 else (2,)
+        yield Fault(
+            f"kill -9, moment {number + 1}", kills.killed_once, processes, quick=processes if number == 1 else ()
+        )
     yield Fault("kill -9 in every attempt", kills.killed_in_every_attempt)
     yield Fault("crash loop", kills.crashing_in_every_attempt)
     yield Fault("crashes with progress between them", kills.progress_between_crashes)
@@ -41,7 +44,7 @@ def _kills() -> Iterator[Fault]:
 
 def _signals() -> Iterator[Fault]:
     for grace_s in ("120", "30", "5", "0"):
-        quick = {"5": (2,), "0": (1,)}.get(grace_s, ())
+        quick = (2,) if grace_s == "5" else ()
         yield Fault(f"SIGTERM with {grace_s} s of grace", partial(signals.with_grace, grace_s=grace_s), quick=quick)
     for phase in ("download", "prepare", "train", "eval", "save", "upload"):
         yield Fault(f"SIGTERM in {phase}", partial(signals.in_phase, phase=phase))
@@ -50,12 +53,11 @@ def _signals() -> Iterator[Fault]:
 
 
 def _ranks() -> Iterator[Fault]:
-    yield Fault("SIGSTOP of one rank", ranks.stopped, quick=(2,))
+    yield Fault("SIGSTOP of one rank", ranks.stopped)
     yield Fault("a rank that never comes back", ranks.never_comes_back)
     yield Fault("a worker that ignores the stop file", ranks.ignores_the_stop_file)
     for name, code in (("SEGV", 81), ("ABRT", 81), ("BUS", 80), ("KILL", 81)):
-        quick = (2,) if name == "SEGV" else ()
-        yield Fault(f"SIG{name} of one rank", partial(ranks.crashes, number=name, expected=code), quick=quick)
+        yield Fault(f"SIG{name} of one rank", partial(ranks.crashes, number=name, expected=code))
 
 
 def _stores() -> Iterator[Fault]:
@@ -78,11 +80,12 @@ def _machines() -> Iterator[Fault]:
     yield Fault("budget in training", machines.budget)
     yield Fault("another number of processes", machines.other_number_of_processes)
     for count in (2, 10):
-        yield Fault(f"{count} jobs at once", partial(rivals.at_once, count=count), (1,))
+        quick = (1,) if count == 2 else ()
+        yield Fault(f"{count} jobs at once", partial(rivals.at_once, count=count), (1,), quick=quick)
 
 
 def _training() -> Iterator[Fault]:
-    yield Fault("NaN at step 8", training.loss_is_nan, quick=(2,))
+    yield Fault("NaN at step 8", training.loss_is_nan)
     yield Fault("a loss that spikes and stays", training.loss_spikes, (1,))
     yield Fault("no gradient", training.no_gradient)
     yield Fault("a frozen adapter", training.frozen_adapter)

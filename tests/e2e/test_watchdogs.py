@@ -12,7 +12,7 @@ from tests.e2e.job import Ended, logged, run_and_act
 
 pytestmark = pytest.mark.slow
 
-HANG_S = 30  # longer than imports take on a busy machine
+HANG_S = 8  # longer than a busy machine takes for a step
 
 
 def last_rank_gets(number: signal.Signals, env: dict[str, str], work_dir: Path, processes: int) -> Ended:
@@ -32,10 +32,7 @@ def run_long(env: dict[str, str], work_dir: Path, act: Callable[..., object]) ->
     return ended
 
 
-@pytest.mark.parametrize("processes", [2, 1])
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGSEGV, 81), (signal.SIGABRT, 81), (signal.SIGBUS, 80), (signal.SIGKILL, 81)], ids=str
-)
+@pytest.mark.parametrize(("number", "code", "processes"), [(signal.SIGSEGV, 81, 2), (signal.SIGBUS, 80, 1)])
 def test_a_rank_that_dies_ends_the_job_at_once_with_the_code_of_its_fault(env, tmp_path, number, code, processes):
     ended = last_rank_gets(number, env, tmp_path / "work", processes)
 
