@@ -48,8 +48,10 @@ def train_durably(
     with _pushing(pusher, run, deadline):
         try:
             plan, result = train_within_memory(plan, task, run, early.notice)
-        except Interrupted as error:  # killed at a deadline; what had set it tells more
-            raise early.error or error from error
+        except Interrupted as error:  # the workers were killed at a deadline
+            if early.error is None or isinstance(early.error, Interrupted):
+                raise
+            raise early.error from error
         if result.status == "stopped":
             pusher.flush(lambda: _until(run, deadline))
             signalled = Interrupted("A training process was told to stop, not by this job.")

@@ -8,7 +8,7 @@ from job.continuation import plan_to_continue
 from job.deadline import Deadline
 from job.durable import Durable, fetch_newest, find_durable, suitable
 from job.durable_training import train_durably
-from job.errors import DeadlineReached, JobError
+from job.errors import DeadlineReached, Interrupted, JobError
 from job.forecast import forecast
 from job.gpu_links import prove_links
 from job.inspection import Inputs
@@ -125,6 +125,9 @@ def _attempts(run: Run, inputs: Inputs, attempt: Attempt) -> Attempts:
 
 def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt: Attempt) -> JobError:
     """*error*, after the adapter as it is has been published if it is the time that is up."""
+    step = f"step {made.result.steps} of {made.result.total_steps}"
+    if isinstance(error, Interrupted):
+        return Interrupted(f"{error.cause} Training stopped after {step}.")
     if not isinstance(error, DeadlineReached) or made.result.adapter is None:
         return error
     write_reports(made, output.place(PARTIAL), run.dir, run.dir.partial_metrics)
@@ -133,5 +136,4 @@ def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt:
     except JobError as failure:
         return upload_error(failure)
     place = f"{output.text.rstrip('/')}/{PARTIAL}"
-    step = f"step {made.result.steps} of {made.result.total_steps}"
     return DeadlineReached(f"{error.cause} The adapter of {step} is in {place}.", error.fix, published=True)

@@ -5,7 +5,7 @@ from tests.chaos.world import World
 
 def loss_is_nan(world: World) -> str:
     """NaN on one rank at step 8: 90 with the evidence; nothing of the diverged state is kept."""
-    ended = world.run(FAKE_FAULT="nan@8", JOB_SAVE_STEPS="1")
+    ended = world.run(FAKE_FAULT="nan@8", JOB_SAVE_STEPS="1", JOB_LOGGING_STEPS="5")
 
     assert ended.code == 90, ended.shown
     assert "nan" in ended.outcome["cause"].lower(), ended.outcome

@@ -137,7 +137,7 @@ def test_a_signal_in_training_ends_with_75_and_leaves_no_result(env, tmp_path):
     ended = run_and_signal(long, lambda: logged(tmp_path / "work", "first_step"), signal.SIGTERM)
 
     assert ended.code == 75, ended.shown
-    assert "SIGTERM stopped training after step" in ended.outcome["cause"]
+    assert "SIGTERM arrived. Training stopped after step" in ended.outcome["cause"]
     assert not (tmp_path / "output" / "manifest.json").exists()
     assert not (tmp_path / "output" / "adapter").exists()
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 TRAINER = "job.train.trainer"
+LOSSES = {"nan": float("nan"), "spike": 100.0}
 
 
 class _Then(Loader):
@@ -45,25 +46,36 @@ class _Finder(MetaPathFinder):
 
 
 def _disturb(trainer: Any) -> None:
-    training_step = trainer.training_step
+    training_step, compute_loss = trainer.training_step, trainer.compute_loss
     kind, step, rank = (os.environ.get("FAKE_FAULT", "none@0") + "@0").split("@")[:3]
     concerned = rank in ("all", os.environ.get("RANK", "0"))
 
-    def disturbed(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        time.sleep(float(os.environ.get("FAKE_STEP_S", "0")))
-        now = concerned and self.state.global_step + 1 >= int(step)
-        if now and kind.isupper():
-            os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
-        if now and kind == "deaf":
-            time.sleep(10**6)
-        if now and kind == "full":
-            _fill(Path(os.environ["FAKE_FILL"]))
-        loss = training_step(self, model, *args, **kwargs)
-        if now and kind == "frozen":
-            model.zero_grad()
-        return loss * {"nan": float("nan"), "spike": 100.0}.get(kind, 1.0) if now else loss
+    def is_time(self: Any) -> bool:
+        return concerned and self.state.global_step + 1 >= int(step)
 
-    trainer.training_step = disturbed
+    def disturbed_step(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(float(os.environ.get("FAKE_STEP_S", "0")))
+        if is_time(self):
+            _misbehave(kind)
+        loss = training_step(self, model, *args, **kwargs)
+        if is_time(self) and kind == "frozen":
+            model.zero_grad()
+        return loss
+
+    def disturbed_loss(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = compute_loss(self, model, *args, **kwargs)
+        return loss * LOSSES[kind] if model.training and is_time(self) and kind in LOSSES else loss
+
+    trainer.training_step, trainer.compute_loss = disturbed_step, disturbed_loss
+
+
+def _misbehave(kind: str) -> None:
+    if kind.isupper():
+        os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
+    if kind == "deaf":
+        time.sleep(10**6)
+    if kind == "full":
+        _fill(Path(os.environ["FAKE_FILL"]))
 
 
 def _fill(path: Path) -> None:
