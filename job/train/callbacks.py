@@ -100,8 +100,6 @@ class Obey(TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = False
         wanted = agreed.stop == STOP_AND_SAVE or agreed.save
         control.should_save |= wanted and not finished
-        if self._trainer.health.uneasy:
-            control.should_save = False  # what may be the beginning of a divergence must not replace a good checkpoint
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any

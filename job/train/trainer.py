@@ -112,7 +112,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         """None: the job writes its own."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Upstream's, unless training has diverged, and sealed when all ranks have written their part.
+        """Upstream's, and sealed when all ranks have written their part. What may be the beginning of a divergence is
+        not saved: it must not take the place of a good checkpoint.
 
         Raises:
             Diverged: at this very step; nothing is written.
@@ -121,6 +122,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         began, step = time.monotonic(), self.state.global_step
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{step}"
         self.agreement.hear()
+        if self.health.uneasy:
+            return
         self._clear(checkpoint)
         with full_disk_told(checkpoint):
             super()._save_checkpoint(model, trial)

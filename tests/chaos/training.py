@@ -20,6 +20,7 @@ def loss_spikes(world: World) -> str:
 
     assert ended.code == 90, ended.shown
     assert "manifest.json" not in world.files
+    assert max(world.durable_steps()) == 30, "a state from after the spike is durable"
     return f"90, step {max(world.durable_steps())} durable"
 
 
