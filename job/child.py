@@ -10,17 +10,25 @@ from pathlib import Path
 
 from job.errors import Bug, JobError, LostPeers, UnsuitableHost, error_for
 from job.records import WorkerError
-from job.rundir import read_record, write_json
+from job.rundir import mount_of, read_record, write_json
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run_child(story: Callable[[], None], error_path: Path, rank: int = 0) -> None:
-    """Run *story*; on failure write a `WorkerError` to *error_path* and exit with status 1."""
+def run_child(story: Callable[[], None], error_path: Path, rank: int = 0, spare: Path | None = None) -> None:
+    """Run *story*; on failure write a `WorkerError` to *error_path* and exit with status 1. *spare* is a file that is
+    given up for it on a full disk."""
     try:
         story()
     except Exception as error:  # the boundary of the process: everything is reported, nothing swallowed
-        write_json(error_path, describe(error, rank))
+        record = describe(error, rank)
+        try:
+            write_json(error_path, record)
+        except OSError:
+            if spare is None:
+                raise
+            spare.unlink(missing_ok=True)
+            write_json(error_path, record)
         traceback.print_exc()
         sys.exit(1)
 
@@ -44,7 +52,8 @@ def as_job_error(error: Exception) -> JobError:
     if isinstance(error, JobError):
         return error
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return UnsuitableHost(f"No space is left on the disk of {error.filename or 'JOB_WORK_DIR'}.", "Give it more.")
+        place = f"{error.filename} on {mount_of(Path(error.filename))}" if error.filename else "JOB_WORK_DIR"
+        return UnsuitableHost(f"No space is left for {place}.", "Use a machine with a larger disk.")
     return Bug(f"{type(error).__name__}: {error}", "Run it again with JOB_DEBUG=1 for the traceback.")
 
 

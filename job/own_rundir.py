@@ -9,6 +9,8 @@ from job.errors import BadSpec, OutputTaken
 from job.rundir import RunDir, read_record
 from job.spec import JobSpec
 
+_SPARE_BYTES = 2**18  # for the last words of a run whose disk is full: errors, exits, lines of the log
+
 
 def is_trained(run_dir: RunDir, spec: JobSpec) -> bool:
     """Whether an earlier attempt on this machine left the complete result of this very job, so that only its upload is
@@ -46,4 +48,5 @@ def exclusive(run_dir: RunDir, spec: JobSpec) -> Iterator[None]:
         if not is_trained(run_dir, spec):
             shutil.rmtree(root, ignore_errors=True)
             run_dir.errors.mkdir(parents=True)
+            run_dir.spare.write_bytes(bytes(_SPARE_BYTES))
         yield

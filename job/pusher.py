@@ -1,5 +1,6 @@
 """Checkpoints on their way to the output, while training goes on."""
 
+import contextlib
 import shutil
 import threading
 import time
@@ -88,8 +89,8 @@ class Pusher(threading.Thread):
         manifest = make_manifest(files, facts | {"layout": layout.model_dump(mode="json")})
         self._attempt.confirm()
         self._attempt.store.replace(checkpoint_folder(layout.step), files, manifest)
-        self._note(layout, time.monotonic() - began)
         shutil.rmtree(folder)
+        self._note(layout, time.monotonic() - began)
         gone = superfluous(self._kept.values(), self._run.spec.save_total_limit)
         remove(self._attempt.store, gone, self._run.console.warn)
         for step in gone:
@@ -100,8 +101,9 @@ class Pusher(threading.Thread):
         newest = max(self._kept)
         self._next_at = time.monotonic() + (0.0 if self._ended.is_set() else self._pause_s)
         self._run.live.durable(newest)
-        self._run.log.write("durable", step=layout.step, upload_s=round(upload_s, 3))
-        write_json(self._run.dir.pushed, Pushed(step=newest, upload_s=upload_s))
+        with contextlib.suppress(OSError):  # a full disk
+            self._run.log.write("durable", step=layout.step, upload_s=round(upload_s, 3))
+            write_json(self._run.dir.pushed, Pushed(step=newest, upload_s=upload_s))
 
     def _is_best(self, folder: Path) -> bool:
         loss = _layout(folder).eval_loss

@@ -31,6 +31,7 @@ class RunDir:
         self.partial_metrics = root / "partial_metrics.json"
         self.dataset_report = root / "dataset_report.json"
         self.checkpoints = root / "checkpoints"
+        self.spare = root / "spare"
         self.outbox = root / "outbox"
         self.pushed = root / "pushed.json"
 
@@ -53,6 +54,12 @@ class RunDir:
     def outgoing(self, step: int) -> Path:
         """A complete checkpoint that waits to be pushed."""
         return self.outbox / f"step-{step:08d}"
+
+
+def mount_of(path: Path) -> Path:
+    """The mount point that *path*, which need not exist, lies on."""
+    resolved = path.absolute()
+    return next(place for place in (resolved, *resolved.parents) if place.is_mount())
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from job.errors import AccessDenied, BadData, JobError, NetworkExhausted, NotFound, UnsuitableHost
+from job.rundir import mount_of
 from job.storage import StoredFile
 
 MANIFEST = "manifest.json"
@@ -106,9 +107,3 @@ def disk_error(error: OSError, uri: str, *, into: Path | None) -> JobError:
         return NotFound(f"{place} does not exist.", "Check the path; inside a container, check the mount.")
     verb = "read" if into is None else "written"
     return AccessDenied(f"{place} cannot be {verb} ({reason}).", "Check the path, its owner and its permissions.")
-
-
-def mount_of(path: Path) -> Path:
-    """The mount point that *path*, which need not exist, lies on."""
-    resolved = path.absolute()
-    return next(place for place in (resolved, *resolved.parents) if place.is_mount())

@@ -11,7 +11,7 @@ from job.checkpoints import LAYOUT, by_step
 from job.child import NO_SPACE
 from job.errors import JobError, UnsuitableHost
 from job.records import Layout
-from job.rundir import write_json
+from job.rundir import mount_of, write_json
 
 # Checkpoints kept on the disk of this machine: the newest, and the one before in case it cannot be read.
 KEPT = 2
@@ -66,7 +66,7 @@ def full_disk_told(checkpoint: Path) -> Iterator[None]:
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
         raise UnsuitableHost(
-            f"The disk of {_mount(checkpoint)} is full: {checkpoint.name} does not fit.",
+            f"The disk of {mount_of(checkpoint)} is full: {checkpoint.name} does not fit.",
             "Give JOB_WORK_DIR more space; the checkpoint before it is whole.",
         ) from error
 
@@ -74,7 +74,3 @@ def full_disk_told(checkpoint: Path) -> Iterator[None]:
 def _is_full(error: Exception, checkpoint: Path) -> bool:
     told = any(os.strerror(number) in str(error) for number in NO_SPACE)
     return told or shutil.disk_usage(checkpoint.parent).free < FULL_BYTES
-
-
-def _mount(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.is_mount())

@@ -16,7 +16,7 @@ def work(run_dir: RunDir, rank: int) -> None:
         with faults_told(rank):
             train(run_dir, rank)
 
-    run_child(story, run_dir.error(rank), rank)
+    run_child(story, run_dir.error(rank), rank, run_dir.spare)
     # Not through the interpreter's teardown: there libraries' threads have aborted a rank that had done all its work,
     # and it takes a second.
     sys.stdout.flush()
