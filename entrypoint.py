@@ -6,4 +6,8 @@ import sys
 from job.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))
+    code = main(sys.argv[1:], os.environ)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not through the interpreter's teardown: it would first carry out what an interrupted download has in its queue.
+    os._exit(code)

@@ -36,7 +36,8 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the verb in *argv* with the settings in *env*. Returns the exit code."""
     match list(argv):
         case [] | ["run"]:
-            return conclude(env, _run, "load")
+            tell = _once(_tell_all)  # the supervisor does before it tells the store, whatever comes first does
+            return conclude(env, partial(_run, tell=tell), "load", tell)
         case ["check"]:
             return conclude(env, _check, "check")
         case ["check", "--gpus", gpus]:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
         case ["preview", rows] if rows.isdigit() and int(rows):
             return conclude(env, partial(_preview, rows=int(rows)), "preview")
         case ["status", uri] | ["status", uri, "--json"] | ["status", "--json", uri]:
-            return conclude(env, partial(_status, uri=uri, as_json="--json" in argv), "status", last_word=False)
+            return conclude(env, partial(_status, uri=uri, as_json="--json" in argv), "status", _tell)
         case _:
             return _tell_about_itself(argv)
 
@@ -71,11 +72,14 @@ def _tell_about_itself(argv: Sequence[str]) -> int:
 Verb = Callable[[Mapping[str, str], Redactor, StopRequest], Outcome]
 
 
-def conclude(env: Mapping[str, str], verb: Verb, phase: str, last_word: bool = True) -> int:
+Tell = Callable[[Outcome], None]
+
+
+def conclude(env: Mapping[str, str], verb: Verb, phase: str, tell: Tell | None = None) -> int:
     """Carry out *verb*; what it raises itself has ended *phase*.
 
-    The last line of stdout is the outcome as JSON. Unless the verb may run beside a job in the same container, it is
-    also that container's *last_word*, under ``/dev/termination-log``.
+    The last line of stdout is the outcome as JSON. Unless *tell* does otherwise, as for a verb that may run beside a
+    job in the same container, it is also that container's last word, under ``/dev/termination-log``.
     """
     redact = redactor(env)
     with StopRequest() as stop:
@@ -83,13 +87,22 @@ def conclude(env: Mapping[str, str], verb: Verb, phase: str, last_word: bool = T
             outcome = verb(env, redact, stop)
         except Exception as error:  # every end has an outcome
             outcome = failure(as_job_error(error), phase, None, redact)
-    _tell(outcome)
-    if last_word:
-        write_termination_log(outcome)
+        (tell or _tell_all)(outcome)
     return outcome.code
 
 
-def _run(env: Mapping[str, str], redact: Redactor, stop: StopRequest) -> Outcome:
+def _once(tell: Tell) -> Tell:
+    told: list[Outcome] = []
+
+    def first(outcome: Outcome) -> None:
+        if not told:
+            told.append(outcome)
+            tell(outcome)
+
+    return first
+
+
+def _run(env: Mapping[str, str], redact: Redactor, stop: StopRequest, tell: Tell) -> Outcome:
     refuse_endpoints(env)
     spec = load_spec(env, _base_spec(env, stop))
     console = Console(sys.stderr, redact, quiet=spec.log_level == "warning")
@@ -97,7 +110,7 @@ def _run(env: Mapping[str, str], redact: Redactor, stop: StopRequest) -> Outcome
         console.say(f"ignored, set by the platform: {', '.join(ignored)}")
     from job.supervisor import Supervisor  # the SDKs behind it are not needed to refuse a bad spec
 
-    return Supervisor(spec, env, console, redact, stop).run()
+    return Supervisor(spec, env, console, redact, stop).run(tell)
 
 
 def _check(env: Mapping[str, str], redact: Redactor, stop: StopRequest, gpus: str | None = None) -> Outcome:
@@ -189,3 +202,8 @@ def _tell(outcome: Outcome) -> None:
     )
     sys.stderr.flush()
     print(to_line(outcome), flush=True)
+
+
+def _tell_all(outcome: Outcome) -> None:
+    _tell(outcome)
+    write_termination_log(outcome)

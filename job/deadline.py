@@ -8,7 +8,7 @@ from job.records import Layout, Pulse, Pushed
 from job.spec import JobSpec
 
 _FIX = "Raise it and run the same job again: it goes on from where it is."
-# Left for the end while nothing has been measured: a step, an adapter to the disk, an adapter to the store.
+# Left for the end beyond what has been measured: the end of the processes, the reports.
 _UNMEASURED_S = 10.0
 # The last save, and the upload of a checkpoint and of the partial result, may each take twice as long as before.
 _CAUTION = 2.0
@@ -40,7 +40,8 @@ def find_deadline(spec: JobSpec, num_gpus: int, began: float, earlier: Iterable[
     return min(deadlines, key=lambda deadline: deadline.ends_at, default=None)
 
 
-def reserve_s(newest: Layout | None, pushed: Pushed | None) -> float:
-    """Seconds before the deadline at which training has to stop for its adapter to be published in time."""
+def reserve_s(step_s: float, eval_s: float, newest: Layout | None, pushed: Pushed | None) -> float:
+    """Seconds before the deadline at which training has to be told to stop for its adapter to be published in time: it
+    hears of it after one step and stops after the next, with an evaluation between them at worst."""
     save_s, upload_s = newest.save_s if newest else 0.0, pushed.upload_s if pushed else 0.0
-    return _UNMEASURED_S + _CAUTION * (save_s + 2 * upload_s)
+    return _UNMEASURED_S + 2 * step_s + eval_s + _CAUTION * (save_s + 2 * upload_s)

@@ -67,6 +67,11 @@ def suitable(candidates: Iterable[Durable], plan: Plan, warn: Say) -> list[Durab
     return [durable for durable in found if durable.layout.suits(plan)]
 
 
+def steps_in(store: Store) -> list[int]:
+    """The steps of which *store* holds any file of a checkpoint."""
+    return sorted(_by_step(store.snapshot().files))
+
+
 def _by_step(files: Iterable[StoredFile]) -> dict[int, dict[str, StoredFile]]:
     steps: dict[int, dict[str, StoredFile]] = {}
     for file in files:

@@ -14,7 +14,7 @@ from job.output import Output
 from job.pusher import Pusher
 from job.records import Layout, Plan, Pushed, TrainResult, TrainTask
 from job.run import Run
-from job.rundir import RunDir, read_record
+from job.rundir import read_record
 from job.training import train_within_memory
 
 _HUB_PAUSE_S = 300.0  # between two checkpoints: each is a commit, of which a repository takes some 128 an hour
@@ -41,7 +41,7 @@ def train_durably(
         attempt.check()
         pusher.check()
 
-    early = EarlyEnd(run.stop, run.spec.grace_s, deadline, lambda: _reserve_s(run.dir), check)
+    early = EarlyEnd(run.stop, run.spec.grace_s, deadline, lambda: _reserve_s(run), check)
     if early.notice() and early.error:  # not even a model need be loaded
         raise early.error
     run.stop.lift_limit()
@@ -61,7 +61,8 @@ def train_durably(
 
 @contextlib.contextmanager
 def _pushing(pusher: Pusher, run: Run, deadline: Deadline | None) -> Iterator[None]:
-    """Whatever goes wrong, what waits to be pushed is pushed. When all has gone well the result itself comes first."""
+    """Whatever goes wrong, what waits to be pushed is pushed. When all has gone well the result itself comes first, and
+    what waits is kept for the case that it cannot be published."""
     run.background = pusher
     pusher.start()
     try:
@@ -69,18 +70,17 @@ def _pushing(pusher: Pusher, run: Run, deadline: Deadline | None) -> Iterator[No
     except BaseException:
         pusher.flush(lambda: _until(run, deadline))
         raise
-    pusher.stop()
+    pusher.hold()
 
 
 def _until(run: Run, deadline: Deadline | None) -> float:
     """When, by time.monotonic(), there is no more time for a checkpoint on its way; a signal may come meanwhile."""
-    granted = run.stop.since + run.spec.grace_s if run.stop.since is not None else float("inf")
-    return min(granted, deadline.ends_at if deadline else float("inf"))
+    return min(run.grace_ends(), deadline.ends_at if deadline else float("inf"))
 
 
-def _reserve_s(run_dir: RunDir) -> float:
+def _reserve_s(run: Run) -> float:
     """As `reserve_s`, from what has been measured so far."""
-    newest = next((path for path in by_step(run_dir.checkpoints) if (path / LAYOUT).exists()), None)
+    newest = next((path for path in by_step(run.dir.checkpoints) if (path / LAYOUT).exists()), None)
     layout = read_record(newest / LAYOUT, Layout) if newest else None
-    pushed = read_record(run_dir.pushed, Pushed) if run_dir.pushed.exists() else None
-    return reserve_s(layout, pushed)
+    pushed = read_record(run.dir.pushed, Pushed) if run.dir.pushed.exists() else None
+    return reserve_s(run.live.step_s, run.live.longest_eval_s, layout, pushed)

@@ -31,6 +31,9 @@ class EarlyEnd:
         """What to tell the workers, if they have to stop."""
         if self.error is None:
             self._look()
+        elif self._notice and self._stop.since is not None:  # a signal after it may leave less time
+            sooner = min(self._notice.deadline, self._stop.since + self._grace_s)
+            self._notice = self._notice.model_copy(update={"deadline": sooner})
         return self._notice
 
     def _look(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from job.attempts import Attempt
 from job.continuation import plan_to_continue
 from job.deadline import Deadline
-from job.durable import Durable, fetch_newest, find_durable, suitable
+from job.durable import Durable, fetch_newest, suitable
 from job.durable_training import train_durably
 from job.errors import DeadlineReached, Interrupted, JobError
 from job.forecast import forecast
@@ -27,8 +27,11 @@ from job.rundir import write_json
 PARTIAL = "partial"
 
 
-def make_result(run: Run, inputs: Inputs, output: Output, attempt: Attempt, deadline: Deadline | None) -> None:
-    """Adapter and reports in RunDir; ``metrics.json`` is written last and says that all is complete.
+def make_result(
+    run: Run, inputs: Inputs, output: Output, attempt: Attempt, found: list[Durable], deadline: Deadline | None
+) -> None:
+    """Adapter and reports in RunDir; ``metrics.json`` is written last and says that all is complete. *found* are the
+    checkpoints in the output, the newest first.
 
     Raises:
         DeadlineReached: the time is up; the adapter as it is has been published under ``partial/``, if it has learned.
@@ -36,9 +39,8 @@ def make_result(run: Run, inputs: Inputs, output: Output, attempt: Attempt, dead
     """
     with run.timed("plan"):
         task = run.wait(lambda: make_task(run.spec, inputs, run.shop))
-        found = run.wait(lambda: find_durable(output.state, run.spec.fingerprint, run.console.warn))
         facts = gather(run.spec, inputs, task.tokenizer, lambda: prepare_sample(task, run.shop), run.shop)
-        plan = _plan(run, output, facts, found)
+        plan = _plan(run, output, attempt, facts, found)
     with run.timed("prepare"):
         if not inputs.model.source.is_local:
             run.console.weights(inputs.model.facts)
@@ -57,11 +59,12 @@ def make_result(run: Run, inputs: Inputs, output: Output, attempt: Attempt, dead
     write_reports(made, output.place(), run.dir, run.dir.metrics)
 
 
-def _plan(run: Run, output: Output, facts: Facts, found: list[Durable]) -> Plan:
+def _plan(run: Run, output: Output, attempt: Attempt, facts: Facts, found: list[Durable]) -> Plan:
     """The plan, with what it settles for later attempts noted in the output, once the machine has shown that it can
     carry it out."""
     decided = run.wait(lambda: output.decided(run.spec))
     plan = plan_to_continue(run.spec, facts, decided, found[0].layout if found else None)
+    run.wait(attempt.confirm)
     settled = Decided(quantization=plan.quantization, packing=plan.packing)
     run.wait(lambda: output.mark(run.spec, settled))
     plan = prove_links(plan, run.dir.links, run.shop.env, run.stop)
@@ -78,8 +81,8 @@ def _bring_back(run: Run, output: Output, found: list[Durable], plan: Plan) -> l
     are older."""
     warn = run.console.warn
     usable = fetch_newest(output.state, suitable(found, plan, warn), run.dir.checkpoints, warn)
+    run.live.durable(usable[0].step if usable else None)
     if usable:
-        run.live.durable(usable[0].step)
         run.console.say(f"  going on from step {usable[0].step}")
     return usable
 
@@ -131,8 +134,13 @@ def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt:
     if not isinstance(error, DeadlineReached) or made.result.adapter is None:
         return error
     write_reports(made, output.place(PARTIAL), run.dir, run.dir.partial_metrics)
+
+    def upload() -> None:
+        attempt.confirm()
+        publish_apart(output, PARTIAL, run.dir, run.spec, attempt.number)
+
     try:
-        run.wait(lambda: publish_apart(output, PARTIAL, run.dir, run.spec, attempt.number), patience_s=run.spec.grace_s)
+        run.wait(upload, patience_s=run.spec.grace_s)
     except JobError as failure:
         return upload_error(failure)
     place = f"{output.text.rstrip('/')}/{PARTIAL}"

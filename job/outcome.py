@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from job.durable import FOLDER as CHECKPOINTS
 from job.errors import DeadlineReached, Interrupted, JobError, NetworkExhausted, UploadIncomplete
 from job.records import Outcome
 from job.redact import Redactor
@@ -32,7 +33,7 @@ def failure(
         error_class=type(error).__name__,
         phase=phase,
         cause=redact(error.cause),
-        fix=redact(_again(last_durable_step) if isinstance(error, Interrupted) else error.fix),
+        fix=redact(_fix(error, phase, last_durable_step)),
         last_durable_step=last_durable_step,
         attempt=attempt,
     )
@@ -44,9 +45,15 @@ def _status(error: JobError) -> Literal["partial", "interrupted", "failed"]:
     return "partial" if isinstance(error, DeadlineReached) and error.published else "failed"
 
 
-def _again(last_durable_step: int | None) -> str:
-    place = "begins anew" if last_durable_step is None else f"goes on from step {last_durable_step}"
-    return f"Run the same job again; it {place}."
+def _fix(error: JobError, phase: str, last_durable_step: int | None) -> str:
+    """What to do, with what there is to go on from."""
+    if isinstance(error, Interrupted):
+        place = "begins anew" if last_durable_step is None else f"goes on from step {last_durable_step}"
+        only = "; on this machine it only uploads" if phase == "publish" else ""
+        return f"Run the same job again; it {place}{only}."
+    if isinstance(error, DeadlineReached) and not error.published and last_durable_step is not None:
+        return f"{error.fix} Its newest adapter is in {CHECKPOINTS}/step-{last_durable_step:08d}."
+    return error.fix
 
 
 def to_line(outcome: Outcome) -> str:

@@ -52,12 +52,13 @@ class Live:
         self._pace = Pace(clock)
         self._lock = threading.Lock()
         self.progress = Progress(phase="start")
+        self.step_s = self.longest_eval_s = 0.0  # as far as measured
 
     def enter(self, phase: str) -> None:
         self._update(phase=phase)
 
-    def durable(self, step: int) -> None:
-        """A checkpoint of *step* is in the output."""
+    def durable(self, step: int | None) -> None:
+        """The newest checkpoint in the output is of *step*; None: there is none."""
         self._update(last_durable_step=step)
 
     def event(self, event: dict[str, Any]) -> None:
@@ -69,8 +70,10 @@ class Live:
             case "train":
                 self._update(step=event["step"], total_steps=event["total_steps"], loss=event["loss"])
             case "evaluation":
+                self.longest_eval_s = max(self.longest_eval_s, event["eval_runtime"])
                 self._update(eval_loss=event["eval_loss"])
         if speed:
+            self.step_s = speed.step_s
             left_s = (event["total_steps"] - event["step"]) * speed.step_s
             self._update(tokens_per_s=speed.tokens_per_s, left_s=left_s)
 

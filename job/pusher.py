@@ -10,7 +10,7 @@ from pathlib import Path
 from job.attempts import Attempt
 from job.checkpoints import LAYOUT
 from job.child import as_job_error
-from job.durable import checkpoint_folder, remove, superfluous
+from job.durable import checkpoint_folder, remove, steps_in, superfluous
 from job.errors import AccessDenied, JobError, OutputTaken
 from job.processes import POLL_S
 from job.publish import make_manifest
@@ -34,12 +34,14 @@ class Pusher(threading.Thread):
         self._kept = {layout.step: layout for layout in durable}
         self._next_at = 0.0  # time.monotonic() before which nothing is pushed
         self._ended = threading.Event()  # nothing more will come
+        self._held = threading.Event()  # nothing may go now
         self._dropped = threading.Event()  # nothing more is wanted
+        self._tidied = False
         self._refusal: JobError | None = None  # why pushing is over for good
 
     def run(self) -> None:
         while self._refusal is None and not (self._dropped.is_set() or (self._ended.is_set() and not self._waiting())):
-            if self._waiting() and time.monotonic() >= self._next_at:
+            if self._waiting() and not self._held.is_set() and time.monotonic() >= self._next_at:
                 self._push_next()
             else:
                 time.sleep(POLL_S)
@@ -54,9 +56,14 @@ class Pusher(threading.Thread):
     def flush(self, until: Callable[[], float]) -> None:
         """Push what still waits, at most until *until* by time.monotonic(), and for as long as it is worth it."""
         began, self._next_at = time.monotonic(), 0.0
+        self._held.clear()
         self._ended.set()
         while self.is_alive() and time.monotonic() < min(until(), began + _WORTH_S):
             self.join(POLL_S)
+
+    def hold(self) -> None:
+        """Begin no other push: the result itself comes first."""
+        self._held.set()
 
     def stop(self) -> None:
         """Push no more: what waits is not needed now."""
@@ -71,10 +78,10 @@ class Pusher(threading.Thread):
 
     def _push_next(self) -> None:
         newest, *older = self._waiting()
-        for folder in older:
-            if not self._is_best(folder):
-                shutil.rmtree(folder)
         try:
+            for folder in older:
+                if not self._is_best(folder):
+                    shutil.rmtree(folder)
             self._push(newest)
         except (AccessDenied, OutputTaken) as error:
             self._refusal = error
@@ -91,10 +98,18 @@ class Pusher(threading.Thread):
         self._attempt.store.replace(checkpoint_folder(layout.step), files, manifest)
         shutil.rmtree(folder)
         self._note(layout, time.monotonic() - began)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what is superfluous, and once what earlier attempts have left that cannot be gone on from."""
+        store = self._attempt.store
         gone = superfluous(self._kept.values(), self._run.spec.save_total_limit)
-        remove(self._attempt.store, gone, self._run.console.warn)
         for step in gone:
             del self._kept[step]
+        if not self._tidied:
+            self._tidied = True
+            gone += [step for step in steps_in(store) if step < max(self._kept) and step not in self._kept]
+        remove(store, sorted(set(gone)), self._run.console.warn)
 
     def _note(self, layout: Layout, upload_s: float) -> None:
         self._kept[layout.step] = layout

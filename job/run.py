@@ -2,10 +2,9 @@
 
 import contextlib
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from job.console import Console
 from job.events import EventLog
@@ -16,6 +15,14 @@ from job.rundir import RunDir
 from job.spec import JobSpec
 
 T = TypeVar("T")
+
+
+class Background(Protocol):
+    """As `job.pusher.Pusher`."""
+
+    def flush(self, until: Callable[[], float]) -> None: ...
+    def stop(self) -> None: ...
+    def join(self, timeout: float | None = None) -> None: ...
 
 
 class Run:
@@ -30,7 +37,7 @@ class Run:
         self.live = Live()
         self.shop = open_workshop(spec, env, self.dir.root / "prepare.log", stop, self.hear)
         self.phases_s: dict[str, float] = {}
-        self.background: threading.Thread | None = None  # still writes to the output
+        self.background: Background | None = None  # what still writes to the output after training
 
     def hear(self, event: dict[str, Any]) -> None:
         """Tell what a child process has logged."""
@@ -40,6 +47,10 @@ class Run:
     def wait(self, call: Callable[[], T], patience_s: float = 0.0) -> T:
         """The value of *call*, unless a signal arrives and *patience_s* seconds pass, or the time is up."""
         return Task(call).result(self.stop, patience_s)
+
+    def grace_ends(self) -> float:
+        """When, by time.monotonic(), the grace of a signal is over; infinity without one."""
+        return self.stop.since + self.spec.grace_s if self.stop.since is not None else float("inf")
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:

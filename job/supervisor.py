@@ -4,7 +4,7 @@ Nothing here imports torch: this process survives a worker that dies, and refuse
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from job.attempts import Attempt, Watch, claim, crash_loop
@@ -12,6 +12,7 @@ from job.child import as_job_error
 from job.console import Console
 from job.deadline import Deadline, find_deadline
 from job.durable import FOLDER as CHECKPOINTS
+from job.durable import find_durable
 from job.errors import JobError
 from job.host import check_machine
 from job.inspection import Inputs, find_inputs
@@ -26,9 +27,8 @@ from job.redact import Redactor
 from job.run import Run
 from job.spec import JobSpec
 
-# For a checkpoint that was on its way when training ended: it had the time of the result's own upload already.
-_WAY_S = 30.0
-_LAST_S = 5.0  # for a store to tell of uploads and to end them
+_WAY_S = 2.0  # for a checkpoint that was on its way when training ended, and that nobody needs now
+_LAST_S = 5.0  # for each of the last things that a store is told, whatever it does
 
 
 class Supervisor:
@@ -40,19 +40,23 @@ class Supervisor:
         self._redact = redact
         self._run = Run(spec, env, console, stop)
         self._attempt: Attempt | None = None
+        self._mine = contextlib.ExitStack()  # what no other process may have until this one is done
 
-    def run(self) -> Outcome:
-        """Run the job to its end, whatever that is, and leave no process behind."""
+    def run(self, tell: Callable[[Outcome], None]) -> Outcome:
+        """Run the job to its end, whatever that is, and leave no process behind. *tell* hears of the end before the
+        store does, which may be what has failed."""
         adopt_orphans()
-        try:
-            outcome = success(self._story(), self._number, self._durable_step)
-        except Exception as error:  # every end has an outcome
-            if self._run.spec.debug:
-                self._run.console.traceback(error)
-            outcome = self._failure(as_job_error(error))
-        finally:
-            end_descendants()
-        self._hand_in(outcome)
+        with self._mine:
+            try:
+                outcome = success(self._story(), self._number, self._durable_step)
+            except Exception as error:  # every end has an outcome
+                if self._run.spec.debug:
+                    self._run.console.traceback(error)
+                outcome = self._failure(as_job_error(error))
+            finally:
+                end_descendants()
+            tell(outcome)
+            self._hand_in(outcome)
         return outcome
 
     def _story(self) -> str:
@@ -66,17 +70,17 @@ class Supervisor:
                 check_machine(spec, inputs, run.env, run.stop)
             for output in outputs:
                 run.wait(output.probe_write)
-        with exclusive(run.dir, spec):
-            attempt = self._claim(outputs[0], inputs)
-            if manifest := self._finished(outputs[0]):  # by the attempt that was waited for
-                return self._already_finished(outputs, manifest)
-            run.wait(lambda: outputs[0].mark(spec))
-            if is_trained(run.dir, spec):
-                run.console.say("training has finished before; only the upload is left")
-            else:
-                self._make_result(outputs[0], inputs, attempt)
-            with run.timed("publish"):
-                self._publish(outputs, attempt)
+        self._mine.enter_context(exclusive(run.dir, spec))
+        attempt = self._claim(outputs[0], inputs)
+        if manifest := self._finished(outputs[0]):  # by the attempt that was waited for
+            return self._already_finished(outputs, manifest)
+        run.wait(lambda: outputs[0].mark(spec))
+        if is_trained(run.dir, spec):
+            run.console.say("training has finished before; only the upload is left")
+        else:
+            self._make_result(outputs[0], inputs, attempt)
+        with run.timed("publish"):
+            self._publish(outputs, attempt)
         return f"The adapter is in {', '.join(spec.output_uri)}, verified."
 
     def _finished(self, output: Output) -> dict[str, Any] | None:
@@ -101,12 +105,16 @@ class Supervisor:
             JobError: whatever else ends it.
         """
         run, deadline = self._run, self._deadline(inputs, attempt)
+        run.wait(output.result.abort_uploads)  # of attempts that were killed
+        found = run.wait(lambda: find_durable(output.state, run.spec.fingerprint, run.console.warn))
+        if found:
+            run.live.durable(found[0].step)
         if loop := crash_loop(attempt.earlier):
             raise loop
         if deadline:
             run.stop.limit(deadline.ends_at, deadline.error())
             run.stop.check()
-        make_result(run, inputs, output, attempt, deadline)
+        make_result(run, inputs, output, attempt, found, deadline)
         run.stop.lift_limit()
 
     def _deadline(self, inputs: Inputs, attempt: Attempt) -> Deadline | None:
@@ -115,20 +123,30 @@ class Supervisor:
 
     def _publish(self, outputs: list[Output], attempt: Attempt) -> None:
         """The result, verified, in every output. A signal that comes now is given its grace: a few seconds more, and
-        all is done."""
+        all is done. What cannot be published leaves its newest checkpoint."""
         run, spec = self._run, self._run.spec
-        run.wait(attempt.confirm)
+
+        def upload() -> None:
+            attempt.confirm()
+            publish(outputs, run.dir, spec, attempt.number)
+
         try:
-            run.wait(lambda: publish(outputs, run.dir, spec, attempt.number), patience_s=spec.grace_s)
+            run.wait(upload, patience_s=spec.grace_s)
         except JobError as error:
+            if run.background:
+                run.background.flush(run.grace_ends)
             raise upload_error(error) from error
         run.dir.metrics.unlink()  # published: if the output is removed, the next run trains again
         if run.background:
+            run.background.stop()
             run.background.join(_WAY_S)
-        with contextlib.suppress(JobError):  # what stays costs a little, and a success is a success
-            remove_apart(outputs[0].result, PARTIAL)
-            if not spec.keep_checkpoints:
-                remove_apart(outputs[0].state, CHECKPOINTS)
+        Task(lambda: self._tidy(outputs[0])).join(_LAST_S)
+
+    def _tidy(self, output: Output) -> None:
+        """Remove what a success leaves behind it. What stays costs a little, and a success is a success."""
+        remove_apart(output.result, PARTIAL)
+        if not self._run.spec.keep_checkpoints:
+            remove_apart(output.state, CHECKPOINTS)
 
     def _already_finished(self, outputs: list[Output], manifest: dict[str, Any]) -> str:
         run = self._run
@@ -139,32 +157,35 @@ class Supervisor:
 
     def _failure(self, error: JobError) -> Outcome:
         """*error* as an outcome; that of a third attempt that has broken down without progress says so."""
-        phase = self._run.live.progress.phase
-        outcome = failure(error, phase, self._number, self._redact, self._durable_step)
+        outcome = self._ended(error)
         if self._attempt and (loop := crash_loop((*self._attempt.earlier, self._attempt.past(outcome)))):
-            return failure(loop, phase, self._number, self._redact, self._durable_step)
+            return self._ended(loop)
         return outcome
 
+    def _ended(self, error: JobError) -> Outcome:
+        return failure(error, self._run.live.progress.phase, self._number, self._redact, self._durable_step)
+
     def _hand_in(self, outcome: Outcome) -> None:
-        """Leave outcome, plan, log and stacks with the attempt. What the store refuses now changes nothing about the
-        run."""
+        """Leave outcome, plan, log and stacks with the attempt, within seconds. What the store refuses now changes
+        nothing about the run."""
         if self._attempt is None:
             return
-        self._end_uploads()
+        Task(self._end_uploads).join(_LAST_S)
         self._attempt.end(outcome)
-        own = self._run.dir
-        with contextlib.suppress(JobError):
-            for path in (own.plan, own.log, *sorted(own.stack(0).parent.glob("*.txt"))):
-                if path.exists() and path.stat().st_size:
-                    name = path.name if path.parent == own.root else f"{path.parent.name}/{path.name}"
-                    self._attempt.put(name, self._redact(path.read_text()).encode())
+        Task(self._leave_files).join(_LAST_S)
 
     def _end_uploads(self) -> None:
         """What is still under way gets no more time, and the parts of uploads are paid for until somebody ends them."""
-        with contextlib.suppress(JobError):
-            if self._attempt:
-                self._attempt.check()  # a successor's are none of ours
-                Task(self._attempt.store.abort_uploads).join(_LAST_S)
+        if self._attempt:
+            self._attempt.check()  # a successor's are none of ours
+            self._attempt.store.abort_uploads()
+
+    def _leave_files(self) -> None:
+        own = self._run.dir
+        for path in (own.plan, own.log, *sorted(own.stack(0).parent.glob("*.txt"))):
+            if self._attempt and path.exists() and path.stat().st_size:
+                name = path.relative_to(own.root).as_posix()
+                self._attempt.put(name, self._redact(path.read_text(errors="replace")).encode())
 
     @property
     def _number(self) -> int | None:

@@ -42,10 +42,12 @@ def test_the_limit_that_comes_first_holds():
     assert find_deadline(both, 4, 0.0, []).ends_at == 900
 
 
-def test_what_saving_and_uploading_took_is_kept_in_reserve():
+def test_what_steps_evaluations_saving_and_uploading_took_is_kept_in_reserve():
     layout = Layout(
         step=1, strategy="single", num_processes=1, precision="bf16", adapter_dtype="fp32", quantization="none",
         eval_loss=None, save_s=3.0,
     )  # fmt: skip
+    pushed = Pushed(step=1, upload_s=60.0)
 
-    assert reserve_s(layout, Pushed(step=1, upload_s=60.0)) - reserve_s(None, None) >= 3.0 + 2 * 60.0
+    assert reserve_s(0, 0, layout, pushed) - reserve_s(0, 0, None, None) >= 3.0 + 2 * 60.0
+    assert reserve_s(15.0, 40.0, None, None) - reserve_s(0, 0, None, None) == 2 * 15.0 + 40.0

@@ -62,11 +62,12 @@ def test_credentials_that_are_refused_leave_time_for_a_local_checkpoint():
     assert early.notice().deadline == pytest.approx(time.monotonic() + 25.0, abs=1)
 
 
-def test_the_first_reason_holds():
+def test_the_first_reason_holds_and_a_signal_after_it_can_only_shorten_the_time():
     with StopRequest() as stop:
-        early = watch(stop, deadline=Deadline(time.monotonic(), "JOB_MAX_HOURS=1"))
+        early = watch(stop, deadline=Deadline(time.monotonic() + 100, "JOB_MAX_HOURS=1"), reserve_s=200)
         first = early.notice()
         signal.raise_signal(signal.SIGTERM)
 
     assert isinstance(early.error, DeadlineReached)
-    assert early.notice() == first
+    assert early.notice().reason == first.reason
+    assert early.notice().deadline == stop.since + 25.0 < first.deadline

@@ -48,6 +48,18 @@ def test_an_interrupted_job_says_from_where_it_goes_on(step, place):
     outcome = failure(Interrupted("SIGTERM arrived."), "train", 1, redactor({}), step)
 
     assert outcome.fix == f"Run the same job again; {place}."
+    uploading = failure(Interrupted("SIGTERM arrived."), "publish", 1, redactor({}), step)
+    assert uploading.fix == f"Run the same job again; {place}; on this machine it only uploads."
+
+
+def test_a_deadline_before_anything_was_published_points_to_the_newest_checkpoint():
+    late = DeadlineReached("JOB_MAX_HOURS=1 is reached.", "Raise it.")
+
+    assert (
+        failure(late, "plan", 2, redactor({}), 40).fix
+        == "Raise it. Its newest adapter is in checkpoints/step-00000040."
+    )
+    assert failure(late, "plan", 2, redactor({})).fix == "Raise it."
 
 
 @pytest.mark.parametrize("character", ["x", "ü", "\n", '"', "\u0000", "🙂"])
