@@ -4,6 +4,7 @@ Nothing here imports torch: this process survives a worker that dies, and refuse
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from job.redact import Redactor
 from job.run import Run
 from job.spec import JobSpec
 
+_RETRY_S = 20.0  # for the newest checkpoint to reach a store that has just refused the result
 _WAY_S = 2.0  # for a checkpoint that was on its way when training ended, and that nobody needs now
 _LAST_S = 5.0  # for each of the last things that a store is told, whatever it does
 
@@ -134,7 +136,8 @@ class Supervisor:
             run.wait(upload, patience_s=spec.grace_s)
         except JobError as error:
             if run.background:
-                run.background.flush(run.grace_ends)
+                until = min(run.grace_ends(), time.monotonic() + _RETRY_S)
+                run.background.flush(lambda: until)
             raise upload_error(error) from error
         run.dir.metrics.unlink()  # published: if the output is removed, the next run trains again
         if run.background:

@@ -58,6 +58,16 @@ def deadline_in_training(world: World) -> str:
     return "85 with partial/ → 85 at once → 0"
 
 
+def deadline_between_slow_steps(world: World) -> str:
+    """Steps that take longer than the time kept in reserve for everything else."""
+    ended = world.run(JOB_MAX_HOURS=f"{90 / 3600:.5f}", FAKE_STEP_S="12", JOB_SAVE_STEPS="1000")
+
+    assert ended.code == 85, ended.shown
+    assert ended.seconds < 92, "later than it may be"
+    assert "partial/manifest.json" in world.files, ended.shown
+    return "85 with partial/"
+
+
 def deadline_before_training(world: World) -> str:
     """The time is up while rows are prepared or the model is loaded."""
     ended = world.run(JOB_MAX_HOURS=f"{2 / 3600:.5f}")

@@ -84,6 +84,22 @@ def dies_at_the_final_upload(world: World) -> str:
     return "84 → 0 with no step trained"
 
 
+def is_gone_after_training(world: World) -> str:
+    """Every request fails once the last step is done: 84, said within a bounded time; then as above."""
+    began = time.monotonic()
+    process = world.start(AWS_MAX_ATTEMPTS="3")
+    wait_until(process, world.has_trained(STEPS))
+    world.stage.server.faults.plan(times=FOREVER)
+    ended = end(process, began)
+    world.stage.server.faults.clear()
+
+    assert ended.code == 84, ended.shown
+    again = world.run()
+    assert again.code == 0, again.shown
+    assert "training:" not in again.shown
+    return "84 → 0 with no step trained"
+
+
 def forbids_after_a_while(world: World) -> str:
     """403 on every write once step 3 is durable: the job stops rather than train what it may not keep."""
     server, began = world.stage.server, time.monotonic()

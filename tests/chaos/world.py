@@ -111,12 +111,11 @@ class World:
         return end(self.start(**settings), began, PATIENCE_S)
 
     def signalled(self, number: signal.Signals, when: Moment, **settings: str) -> Ended:
-        """Run, and send *number* to the job once *when* holds."""
-        began = time.monotonic()
+        """Run, and send *number* to the job once *when* holds; ``seconds`` count from then on."""
         process = self.start(**settings)
         wait_until(process, when)
         process.send_signal(number)
-        return end(process, began, PATIENCE_S)
+        return end(process, time.monotonic(), PATIENCE_S)
 
     @property
     def files(self) -> dict[str, bytes]:
