@@ -195,6 +195,30 @@ def test_a_machine_that_slept_through_the_lease_looks_once_more_before_it_believ
         claim(Output(folder), spec_for(folder), lambda: Progress(phase="start"), 1, nap)
 
 
+def test_an_outage_that_both_have_seen_is_nobodys_silence(folder, take):
+    theirs = someone_elses(folder)
+    world = World(lambda now: hang(world) if now == 4 else beat(theirs, 1) if now >= HUNG_S + 20 else None)
+
+    with pytest.raises(OutputTaken, match="whose heart beats"):
+        take(folder, world=world)
+
+
+def test_an_attempt_that_died_in_an_outage_is_succeeded_after_one_lease_besides(folder, take):
+    someone_elses(folder)
+    world = World(lambda now: hang(world) if now == 4 else None)
+
+    assert take(folder, world=world).number == 2
+    assert PROMPT.lease_s - 5 <= world.now - HUNG_S < PROMPT.lease_s + 5
+
+
+HUNG_S = 3600
+
+
+def hang(world: World) -> None:
+    """A look of that time in a store that does not answer."""
+    world.now += HUNG_S
+
+
 def test_an_outcome_that_appears_ends_the_wait(folder, take):
     theirs = someone_elses(folder)
     world = World(lambda now: put_outcome(theirs, success("done", 1)) if now >= 4 else None)
