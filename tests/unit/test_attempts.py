@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from job.attempts import Attempt, Past, Watch, claim, crash_loop, spent_s
+from job.attempts import Attempt, Past, Watch, claim, crash_loop
 from job.attempts import claim as claim_function
 from job.attempts.folder import PROMPT, SPARING, AttemptFolder, Rhythm
 from job.attempts.liveness import is_gone, make_claim
@@ -515,10 +515,10 @@ def test_the_hub_is_written_to_seldom_enough_for_its_limit_of_commits():
 
 def past(
     number: int, code: int | None, durable: int | None = None, phase: str = "train", *, step: int | None = None,
-    ending: bool = False, elapsed_s: float = 60,
+    ending: bool = False,
 ) -> Past:  # fmt: skip
     progress = Progress(phase=phase, step=step, last_durable_step=durable)
-    pulse = Pulse(beat=1, elapsed_s=elapsed_s, num_gpus=1, ending=ending, progress=progress)
+    pulse = Pulse(beat=1, elapsed_s=60, num_gpus=1, ending=ending, progress=progress)
     if code is None:
         return Past(number, None, pulse)
     outcome = Outcome(
@@ -526,10 +526,6 @@ def past(
         last_durable_step=durable,
     )  # fmt: skip
     return Past(number, outcome, pulse)
-
-
-def test_the_time_spent_is_that_of_all_attempts():
-    assert spent_s([past(1, 75, elapsed_s=100), Past(2, None, None), past(3, None, elapsed_s=20.5)]) == 120.5
 
 
 def test_three_crashes_without_a_durable_step_are_enough_and_each_is_named():
