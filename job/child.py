@@ -1,7 +1,6 @@
 """How a child process of the job says why it failed: a file, because its exit status does not travel through
 launchers (75 or 78 becomes 1 under accelerate and torchrun) and its stderr is a mix of many voices."""
 
-import errno
 import sys
 import time
 import traceback
@@ -10,9 +9,8 @@ from pathlib import Path
 
 from job.errors import Bug, JobError, LostPeers, UnsuitableHost, error_for
 from job.records import WorkerError
+from job.rundir import NO_SPACE as NO_SPACE
 from job.rundir import mount_of, read_record, write_json
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_child(story: Callable[[], None], error_path: Path, rank: int = 0, spare: Path | None = None) -> None:

@@ -1,5 +1,6 @@
 """``log.jsonl``: one JSON object a line, appended by the supervisor and by rank 0."""
 
+import contextlib
 import json
 import os
 import time
@@ -45,10 +46,13 @@ class LineTail:
 
 
 class EventTail:
-    """The events that were appended to a log since the last look."""
+    """The events that were appended to a log since the last look. A line that a full disk has cut short runs into
+    the next one; both are passed over."""
 
     def __init__(self, path: Path) -> None:
         self._lines = LineTail(path)
 
     def new(self) -> Iterator[dict[str, Any]]:
-        return (json.loads(line) for line in self._lines.new())
+        for line in self._lines.new():
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)

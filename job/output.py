@@ -8,9 +8,9 @@ from job.errors import AccessDenied, NotFound, OutputTaken
 from job.records import Decided
 from job.spec import JobSpec
 from job.storage import Snapshot, Store, open_store
+from job.storage.transfer import MANIFEST
 from job.uri import HubUri, parse_uri
 
-MANIFEST = "manifest.json"
 RUN = "run.json"
 STATE_BRANCH = "graft-run"
 _CHECKPOINT = re.compile(r"checkpoints/[^/]+/manifest\.json")

@@ -1,6 +1,5 @@
 """The finished result into every output: files, read back, manifest last."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from job.output import Output
 from job.rundir import RunDir
 from job.spec import JobSpec
 from job.storage import Store, StoredFile
+from job.storage.transfer import sha256_of
 
 MANIFEST_VERSION = 1
 REPORTS = ("metrics.json", "dataset_report.json")
@@ -112,12 +112,7 @@ def _publish_one(output: Output, result: Result) -> None:
 
 def make_manifest(files: Mapping[str, Path], facts: Mapping[str, Any]) -> bytes:
     """``manifest.json``: what the result consists of, with size in bytes and SHA-256 of each file."""
-    listing = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()}
+    listing = {name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for name, path in files.items()}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     head = {"schema_version": MANIFEST_VERSION, "graft_version": __version__, "created": created}
     return json.dumps(head | dict(facts) | {"files": listing}, indent=1).encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

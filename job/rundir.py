@@ -1,5 +1,6 @@
 """Every local path that two processes share, and the one way to write them."""
 
+import errno
 import json
 import os
 import tempfile
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+
+# EFBIG too: a limit on the size of a file (`ulimit -f`, FAT's 4 GiB) is a place too small, and no bug of ours.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 

@@ -230,7 +230,7 @@ class JobSpec(BaseModel):
         "auto",
         doc="Optimizer steps between checkpoints, from which an interrupted run goes on. `auto`: as often as saving "
         "takes at most 2 % of the time and the store keeps up, and mostly every minute or two.",
-        why="at most 5 minutes of work are at stake",
+        why="a minute or two of work is at stake, more only where saving or the store is slow",
         changes_result=False,
     )
     save_total_limit: int = setting(

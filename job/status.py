@@ -10,10 +10,11 @@ from job.attempts.folder import HEARTBEAT, AttemptFolder, Rhythm, find_attempts,
 from job.attempts.liveness import LOOKS_PER_BEAT, is_gone
 from job.console import Console
 from job.errors import BadSpec, NotFound
-from job.output import MANIFEST, Output
+from job.output import Output
 from job.pace import duration
 from job.processes import StopRequest, Task
 from job.records import Progress, Pulse
+from job.storage.transfer import MANIFEST
 
 _BEATS = 1.5  # to wait for a heartbeat to change: one, and time for it to be written
 

@@ -11,7 +11,7 @@ No clock of another machine is trusted: whoever waits measures, by its own, how 
 """
 
 from job.attempts.claim import Attempt, claim
-from job.attempts.history import Past, crash_loop, spent_s
+from job.attempts.history import Past, crash_loop
 from job.attempts.liveness import Watch
 
-__all__ = ["Attempt", "Past", "Watch", "claim", "crash_loop", "spent_s"]
+__all__ = ["Attempt", "Past", "Watch", "claim", "crash_loop"]

@@ -56,11 +56,6 @@ def read_past(folders: Iterable[AttemptFolder], fingerprint: str) -> tuple[Past,
     return tuple(past for past in in_parallel(read, folders) if past)
 
 
-def spent_s(earlier: Iterable[Past]) -> float:
-    """Seconds that *earlier* attempts took, to their last heartbeat."""
-    return sum(past.pulse.elapsed_s for past in earlier if past.pulse)
-
-
 def crash_loop(attempts: Sequence[Past]) -> NoProgress | None:
     """The error with which the last of *attempts* ends, or the next one refuses to begin, when the latest three broke
     down in training and none has made a step durable that was not so before. Any other end breaks the chain, this

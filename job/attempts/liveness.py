@@ -13,6 +13,9 @@ from job.processes import StopRequest
 from job.records import Claim, Pulse
 
 LOOKS_PER_BEAT = 5
+# What passes between two looks beyond two looks' time was an outage of the store, in which a look hung, or a pause of
+# this very process: the other's heart could not be heard then either, and is nobody's silence.
+_LONGEST_LOOK = 2
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 
@@ -43,7 +46,7 @@ def is_gone(claim: Claim) -> bool:
 
 def outlast(folder: AttemptFolder, place: str, rhythm: Rhythm, watch: Watch) -> None:
     """Wait until the attempt of *folder*, which has no outcome, is over: it says so, its process is gone from this
-    host, or its heart is silent for one lease.
+    host, or its heart is silent for one lease of the time in which the store answers.
 
     An attempt that is ending keeps its heart beating while it saves: the machine that replaces a preempted one is often
     there before that is done.
@@ -53,19 +56,21 @@ def outlast(folder: AttemptFolder, place: str, rhythm: Rhythm, watch: Watch) -> 
         Interrupted: a signal arrived.
     """
     claim, last = folder.claim(), folder.read(HEARTBEAT)
-    silent_since = watch.clock()
+    look_s = rhythm.beat_s / LOOKS_PER_BEAT
+    looked, silent_s = watch.clock(), 0.0
     if claim is None or not is_gone(claim):
         watch.say(f"attempt {folder.number} at {place} has not ended; watching its heartbeat for {rhythm.lease_s:g} s")
     while claim is None or not is_gone(claim):
-        watch.sleep(rhythm.beat_s / LOOKS_PER_BEAT)
+        watch.sleep(look_s)
         watch.stop.check()
         now = watch.clock()
+        silent_s, looked = silent_s + min(now - looked, _LONGEST_LOOK * look_s), now
         if folder.read(OUTCOME) is not None:
             return
         if (heartbeat := folder.read(HEARTBEAT)) != last:
             _refuse_unless_ending(heartbeat, folder, place)
-            last, silent_since = heartbeat, watch.clock()
-        elif now - silent_since >= rhythm.lease_s:
+            last, looked, silent_s = heartbeat, watch.clock(), 0.0
+        elif silent_s >= rhythm.lease_s:
             break
     watch.say(f"attempt {folder.number} died; going on in its place")
 

@@ -10,13 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from job.errors import AccessDenied, BadData, JobError, NetworkExhausted, NotFound, UnsuitableHost
-from job.rundir import mount_of
+from job.rundir import NO_SPACE, mount_of
 from job.storage import StoredFile
 
 MANIFEST = "manifest.json"
 
 _THREADS = 8  # files copied or checked at a time
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BROKEN_DISK = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE}
 
 ItemT = TypeVar("ItemT")
@@ -96,7 +95,7 @@ def disk_errors(uri: str, *, into: Path | None = None) -> Iterator[None]:
 def disk_error(error: OSError, uri: str, *, into: Path | None) -> JobError:
     """The job's name for what the local disk said. A copy that fills the disk names its source, or no file at all."""
     place, reason = Path(error.filename or into or uri), error.strerror or type(error).__name__
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         return UnsuitableHost(
             f"No space left on {mount_of(into or place)} while working on {uri} ({reason}).",
             "Make room there, or point JOB_WORK_DIR, or the output, at a larger disk.",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from job.attempts import Attempt, Past, Watch, claim, crash_loop, spent_s
+from job.attempts import Attempt, Past, Watch, claim, crash_loop
 from job.attempts import claim as claim_function
 from job.attempts.folder import PROMPT, SPARING, AttemptFolder, Rhythm
 from job.attempts.liveness import is_gone, make_claim
@@ -193,6 +193,30 @@ def test_a_machine_that_slept_through_the_lease_looks_once_more_before_it_believ
 
     with pytest.raises(OutputTaken):
         claim(Output(folder), spec_for(folder), lambda: Progress(phase="start"), 1, nap)
+
+
+def test_an_outage_that_both_have_seen_is_nobodys_silence(folder, take):
+    theirs = someone_elses(folder)
+    world = World(lambda now: hang(world) if now == 4 else beat(theirs, 1) if now >= HUNG_S + 20 else None)
+
+    with pytest.raises(OutputTaken, match="whose heart beats"):
+        take(folder, world=world)
+
+
+def test_an_attempt_that_died_in_an_outage_is_succeeded_after_one_lease_besides(folder, take):
+    someone_elses(folder)
+    world = World(lambda now: hang(world) if now == 4 else None)
+
+    assert take(folder, world=world).number == 2
+    assert PROMPT.lease_s - 5 <= world.now - HUNG_S < PROMPT.lease_s + 5
+
+
+HUNG_S = 3600
+
+
+def hang(world: World) -> None:
+    """A look of that time in a store that does not answer."""
+    world.now += HUNG_S
 
 
 def test_an_outcome_that_appears_ends_the_wait(folder, take):
@@ -491,10 +515,10 @@ def test_the_hub_is_written_to_seldom_enough_for_its_limit_of_commits():
 
 def past(
     number: int, code: int | None, durable: int | None = None, phase: str = "train", *, step: int | None = None,
-    ending: bool = False, elapsed_s: float = 60,
+    ending: bool = False,
 ) -> Past:  # fmt: skip
     progress = Progress(phase=phase, step=step, last_durable_step=durable)
-    pulse = Pulse(beat=1, elapsed_s=elapsed_s, num_gpus=1, ending=ending, progress=progress)
+    pulse = Pulse(beat=1, elapsed_s=60, num_gpus=1, ending=ending, progress=progress)
     if code is None:
         return Past(number, None, pulse)
     outcome = Outcome(
@@ -502,10 +526,6 @@ def past(
         last_durable_step=durable,
     )  # fmt: skip
     return Past(number, outcome, pulse)
-
-
-def test_the_time_spent_is_that_of_all_attempts():
-    assert spent_s([past(1, 75, elapsed_s=100), Past(2, None, None), past(3, None, elapsed_s=20.5)]) == 120.5
 
 
 def test_three_crashes_without_a_durable_step_are_enough_and_each_is_named():
