@@ -1,6 +1,7 @@
 """When rank 0 wants a checkpoint, and whether one still fits before a deadline. Pure but for the clock."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 from job.records import StopNotice
@@ -23,16 +24,23 @@ class Pace:
         self._clock = clock
         self._since: float | None = None  # the newest save, or else the first step
         self._stepped_at: float | None = None
-        self._step_s = 0.0
+        self._gaps_s: deque[float] = deque(maxlen=2)  # between the ends of the last three steps
         self._save_s: float | None = None
 
     def stepped(self) -> None:
         """A step has ended."""
         now = self._clock()
-        self._step_s = now - self._stepped_at if self._stepped_at is not None else 0.0
+        if self._stepped_at is not None:
+            self._gaps_s.append(now - self._stepped_at)
         self._stepped_at = now
         if self._since is None:
             self._since = now
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step. An evaluation or a save makes one of two gaps longer. The time since the step's beginning
+        would not do: right after a save, the device has yet to do what the host has asked of it."""
+        return min(self._gaps_s, default=0.0)
 
     def saved(self, save_s: float) -> None:
         """A save has ended, for which training stood still."""
@@ -49,7 +57,7 @@ class Pace:
     def stop(self, notice: StopNotice, upload_s: float) -> int:
         """How to stop: with a checkpoint where it can be saved and pushed before the notice's deadline. All ranks hear
         of it one step later."""
-        left = notice.deadline - self._clock() - self._step_s
+        left = notice.deadline - self._clock() - self.step_s
         if self._save_s is None:
             return STOP_AND_SAVE if left >= UNMEASURED_S else STOP
         return STOP_AND_SAVE if left >= self._save_s * SAVE_MARGIN + upload_s + AFTER_S else STOP

@@ -76,6 +76,18 @@ def test_a_stop_comes_with_a_checkpoint_if_step_save_and_upload_fit_before_the_d
     assert pace.stop(StopNotice(reason="", deadline=clock.now + left_s), upload_s) == how
 
 
+@pytest.mark.parametrize("gaps", [(3.0, 3.0, 100.0), (3.0, 100.0, 3.0)], ids=["just now", "one step ago"])
+def test_an_evaluation_between_two_steps_makes_none_of_them_longer(clock, gaps):
+    pace = Pace(clock)
+    pace.stepped()
+    for gap in gaps:
+        clock.now += gap
+        pace.stepped()
+    pace.saved(2.0)
+
+    assert pace.stop(StopNotice(reason="", deadline=clock.now + 7.1), upload_s=0.0) == STOP_AND_SAVE
+
+
 @pytest.mark.parametrize(("left_s", "how"), [(0.9, STOP), (1.1, STOP_AND_SAVE)])
 def test_a_first_checkpoint_is_tried_unless_hardly_any_time_is_left(clock, left_s, how):
     pace = Pace(clock)
