@@ -124,7 +124,8 @@ class Obey(TrainerCallback):  # type: ignore[misc]
         pace.stepped()
         upload_s = read_record(run_dir.pushed, Pushed).upload_s if run_dir.pushed.exists() else 0.0
         stop = pace.stop(read_record(run_dir.stop, StopNotice), upload_s) if run_dir.stop.exists() else 0
-        return Agreed(stop, save=self._by_time and pace.due(upload_s))
+        waiting = len(list(run_dir.outbox.glob("step-*")))
+        return Agreed(stop, save=self._by_time and pace.due(upload_s, waiting))
 
 
 class CompleteHistory(TrainerCallback):  # type: ignore[misc]
@@ -137,7 +138,7 @@ class CompleteHistory(TrainerCallback):  # type: ignore[misc]
 
 
 class WatchHealth(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Judges the gradient norms that are logged. Every rank has the same. What is ordinary stands in the checkpoints."""
+    """Judges the gradient norms that are logged, the same on every rank. Health stands in the checkpoints."""
 
     def __init__(self, trainer: AdapterTrainer) -> None:
         self._trainer = trainer

@@ -10,6 +10,9 @@ STOP, STOP_AND_SAVE = 1, 2  # how to stop
 # Saving at most every 50 times as long as it takes leaves 98 % of the time to training.
 SAVES_PART = 50
 FLOOR_S = 60.0  # a minute's work is not worth more; stores and disks are spared
+# While so many wait to be pushed, no more are saved by time: how long the first push takes nobody knows until it has
+# ended, and each takes space. The next is saved as soon as there are fewer.
+WAITING = 2
 # A save may take longer than the one before, and what follows it (the adapter, the result) takes a moment too.
 SAVE_MARGIN, AFTER_S = 1.5, 1.0
 # How long the first save takes nobody knows. It is tried unless there is hardly any time: one that is cut short harms
@@ -46,10 +49,11 @@ class Pace:
         """A save has ended, for which training stood still."""
         self._save_s, self._since = save_s, self._clock()
 
-    def due(self, upload_s: float) -> bool:
-        """Whether the time for a checkpoint has come, where one takes *upload_s* to be pushed; once for each."""
+    def due(self, upload_s: float, waiting: int) -> bool:
+        """Whether the time for a checkpoint has come, where one takes *upload_s* to be pushed and so many are *waiting*
+        for it; once for each."""
         interval = max(FLOOR_S, SAVES_PART * (self._save_s or 0.0), upload_s)
-        if self._since is None or self._clock() - self._since < interval:
+        if waiting >= WAITING or self._since is None or self._clock() - self._since < interval:
             return False
         self._since = self._clock()
         return True

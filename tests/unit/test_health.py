@@ -11,9 +11,9 @@ from job.errors import Diverged
 from job.train.health import AT_THE_END, LEARN, PATIENCE, Health
 
 
-def watch(losses: Iterable[float]) -> Health:
-    health = Health()
-    for step, loss in enumerate(losses, start=1):
+def watch(losses: Iterable[float], health: Health | None = None, first: int = 1) -> Health:
+    health = health or Health()
+    for step, loss in enumerate(losses, start=first):
         health.loss(step, loss, 2e-4)
     return health
 
@@ -89,8 +89,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(saved_at):
     health = resumed(watch(losses[:saved_at]))
 
     with pytest.raises(Diverged) as caught:
-        for step, loss in enumerate(losses[saved_at:], start=saved_at + 1):
-            health.loss(step, loss, 2e-4)
+        watch(losses[saved_at:], health, first=saved_at + 1)
 
     assert caught.value.cause == expected.value.cause
 

@@ -22,7 +22,7 @@ def steps_until_due(pace: Pace, clock: Clock, upload_s: float = 0.0) -> int:
     """Steps of one second each."""
     for step in range(10_000):
         pace.stepped()
-        if pace.due(upload_s):
+        if pace.due(upload_s, waiting=0):
             return step
         clock.now += 1
     raise AssertionError("never")
@@ -50,7 +50,16 @@ def test_what_is_due_is_asked_for_once(clock):
     steps_until_due(pace, clock)
 
     clock.now += 1
-    assert not pace.due(0.0)
+    assert not pace.due(0.0, waiting=0)
+
+
+def test_while_two_checkpoints_wait_to_be_pushed_none_is_due_and_then_one_is_at_once(clock):
+    pace = Pace(clock)
+    pace.stepped()
+
+    clock.now += 100
+    assert not pace.due(0.0, waiting=2)
+    assert pace.due(0.0, waiting=1)
 
 
 def test_a_checkpoint_for_another_reason_puts_off_the_next(clock):
