@@ -21,11 +21,12 @@ from job.train.trainer import AdapterTrainer
 class Progress(TrainerCallback, ExportableState):  # type: ignore[misc]
     """Rank 0 writes each logging step to ``log.jsonl``. Times stand in the checkpoints, and a resumed run counts on."""
 
-    def __init__(self, log: EventLog, before: Mapping[str, float]) -> None:
-        """*before*: the times of the run that is gone on with, as its checkpoint holds them; else nothing."""
+    def __init__(self, log: EventLog, before: Mapping[str, float], tokens: int) -> None:
+        """*before* and *tokens*: the times, as a checkpoint holds them, and the tokens of the run that is gone on with;
+        else nothing."""
         self._log = log
         self.first_step_at = self.last_step_at = 0.0  # seconds since the epoch
-        self.tokens = 0
+        self.tokens = tokens
         self._evaluated_s = 0.0  # between the first step and the last
         self._steps = 0
         self._before = before
@@ -111,14 +112,20 @@ class Obey(TrainerCallback):  # type: ignore[misc]
             control.should_save = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._trainer.agreement.hear()  # the last step may have diverged
+        """Raises:
+        Diverged: by the last step, or since so few steps that a longer training would still wait.
+        """
+        self._trainer.agreement.hear()
+        if not self.stopped:
+            self._trainer.health.end()
 
     def _asked(self) -> Agreed:
         pace, run_dir = self._trainer.pace, self._trainer.run_dir
         pace.stepped()
         upload_s = read_record(run_dir.pushed, Pushed).upload_s if run_dir.pushed.exists() else 0.0
         stop = pace.stop(read_record(run_dir.stop, StopNotice), upload_s) if run_dir.stop.exists() else 0
-        return Agreed(stop, save=self._by_time and pace.due(upload_s))
+        waiting = len(list(run_dir.outbox.glob("step-*")))
+        return Agreed(stop, save=self._by_time and pace.due(upload_s, waiting))
 
 
 class CompleteHistory(TrainerCallback):  # type: ignore[misc]
@@ -130,11 +137,15 @@ class CompleteHistory(TrainerCallback):  # type: ignore[misc]
             control.should_log = True
 
 
-class WatchGradients(TrainerCallback):  # type: ignore[misc]
-    """Judges the gradient norms that are logged. Every rank has the same."""
+class WatchHealth(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Judges the gradient norms that are logged, the same on every rank. Health stands in the checkpoints."""
 
     def __init__(self, trainer: AdapterTrainer) -> None:
         self._trainer = trainer
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer writes to ``trainer_state.json``."""
+        return {"args": {}, "attributes": self._trainer.health.state()}
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any

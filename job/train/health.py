@@ -3,6 +3,8 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from job.errors import Diverged
 
@@ -10,6 +12,8 @@ WINDOW = 100  # steps in the band that say where it is: it follows a curve that 
 LEARN = 20  # steps before there is a band: a median of fewer is itself noise
 # A single bad batch is common and harmless, and training that comes back within 20 steps has not diverged.
 PATIENCE = 20
+# The end does not wait for so many: the last 3 losses above the band are no single bad batch, and none will come back.
+AT_THE_END = 3
 # How far above the median a loss is still ordinary: 8 standard deviations (of which MAD is a fraction that outliers do
 # not move: Rousseeuw and Croux 1993), half of the median where the curve is smooth, and 0.5 where it is near zero, as
 # that of preference losses: there the noise of single batches is larger than the loss.
@@ -28,6 +32,17 @@ class Health:
         self._ordinary: deque[float] = deque(maxlen=WINDOW)
         self._spikes = 0
         self._zero_norms = 0
+        self._newest = (0, 0.0, 0.0)  # step, loss and learning rate
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it, for JSON: without this, a resumed run would learn its band from losses that
+        may have left it. Spikes are none, as nothing uneasy is saved."""
+        return {"ordinary": list(self._ordinary), "zero_norms": self._zero_norms}
+
+    def recall(self, state: Mapping[str, Any]) -> None:
+        """Go on from the *state* in a checkpoint."""
+        self._ordinary.extend(state["ordinary"])
+        self._zero_norms = state["zero_norms"]
 
     @property
     def uneasy(self) -> bool:
@@ -42,19 +57,23 @@ class Health:
         """
         if not math.isfinite(loss):
             raise Diverged(f"loss is {loss} at step {step}, with learning rate {learning_rate:.2e}.", _FIX)
-        top = self._top()
+        self._newest, top = (step, loss, learning_rate), self._top()
         if top is None or loss <= top:
             self._ordinary.append(loss)
             self._spikes = 0
             return
         self._spikes += 1
         if self._spikes >= PATIENCE:
-            raise Diverged(
-                f"loss is {loss:.4g} at step {step}, the {PATIENCE}th step in a row above {top:.4g}, with learning "
-                f"rate {learning_rate:.2e}; the median of the {len(self._ordinary)} ordinary steps before is "
-                f"{statistics.median(self._ordinary):.4g}.",
-                _FIX,
-            )
+            raise self._diverged()
+
+    def end(self) -> None:
+        """There are no more steps.
+
+        Raises:
+            Diverged: the last losses, AT_THE_END or more, lie above the band.
+        """
+        if self._spikes >= AT_THE_END:
+            raise self._diverged()
 
     def grad_norm(self, step: int, norm: float, learning_rate: float, skipped: bool) -> None:
         """Judge the gradient *norm* of *step*. *skipped*: fp16's loss scaling left the step out, as it does now and
@@ -72,6 +91,15 @@ class Health:
                 "loss.",
                 "Check JOB_TARGET_MODULES, and that the rows have answers to learn.",
             )
+
+    def _diverged(self) -> Diverged:
+        step, loss, learning_rate = self._newest
+        return Diverged(
+            f"loss is {loss:.4g} at step {step}, the last of {self._spikes} in a row above {self._top():.4g}, with "
+            f"learning rate {learning_rate:.2e}; the median of the {len(self._ordinary)} ordinary steps before is "
+            f"{statistics.median(self._ordinary):.4g}.",
+            _FIX,
+        )
 
     def _top(self) -> float | None:
         """The highest ordinary loss; None while too few steps are known."""

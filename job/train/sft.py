@@ -14,7 +14,7 @@ from job.events import EventLog
 from job.records import AdapterProof, AddedTokens, LogEntry, Plan, TrainResult, TrainTask
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
-from job.train.callbacks import Beat, CompleteHistory, Obey, Progress, WatchGradients
+from job.train.callbacks import Beat, CompleteHistory, Obey, Progress, WatchHealth
 from job.train.checkpoint import full_disk_told
 from job.train.fit import FitsMemory
 from job.train.model import load_base
@@ -43,9 +43,9 @@ def train(run_dir: RunDir, rank: int) -> None:
 
     beat = Beat(run_dir.beat(rank))
     trainer, added = make_trainer(spec, plan, task, run_dir, beat.touch)
-    progress = Progress(EventLog(run_dir.log), trainer.times_before)
+    progress = Progress(EventLog(run_dir.log), trainer.times_before, trainer.tokens_before)
     obey = Obey(trainer, by_time=spec.save_steps == "auto")
-    for callback in (beat, progress, obey, CompleteHistory(), WatchGradients(trainer)):
+    for callback in (beat, progress, obey, CompleteHistory(), WatchHealth(trainer)):
         trainer.add_callback(callback)
     if plan.use_gpu:
         trainer.add_callback(FitsMemory(trainer, EventLog(run_dir.log)))
@@ -54,7 +54,7 @@ def train(run_dir: RunDir, rank: int) -> None:
     trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
     if task.has_eval and not obey.stopped and not trainer.evaluated_now:
         trainer.evaluate()
-    proof = watch.proof_if_learned() if obey.stopped else watch.prove()
+    proof = _proof(watch, trainer, obey.stopped)
     if proof:
         with full_disk_told(run_dir.adapter):
             trainer.save_model(str(run_dir.adapter))
@@ -101,6 +101,17 @@ def make_trainer(
     )
     alive()
     return trainer, added
+
+
+def _proof(watch: AdapterWatch, trainer: AdapterTrainer, stopped: bool) -> AdapterProof | None:
+    """None: of a stopped training that has not learned yet, or may be diverging, nothing is to be published.
+
+    Raises:
+        AdapterRejected, Diverged: as `AdapterWatch` says.
+    """
+    if not stopped:
+        return watch.prove()
+    return None if trainer.health.uneasy else watch.proof_if_learned()
 
 
 def _result(

@@ -42,6 +42,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         self._step_loss = torch.zeros((), device=self.args.device)
         self._check_strategy()
         self.times_before: Mapping[str, float] = {}
+        self.tokens_before = 0
         self.resumed_at_step = self._recall(task.resume_from) if task.resume_from else 0
         show_bias(self.model)
         hold_adapter_in(self.model, DTYPES[plan.adapter_dtype])
@@ -67,7 +68,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         hold_adapter_in(self.model, DTYPES[self.plan.adapter_dtype])
 
     def _recall(self, checkpoint: Path) -> int:
-        """Count tokens and times on from *checkpoint*, as upstream counts steps; its step.
+        """Count tokens and times on from *checkpoint*, as upstream counts steps, and know what loss is ordinary; its
+        step.
 
         Raises:
             Bug: it is not complete. Upstream would start the optimizer afresh and say nothing.
@@ -76,8 +78,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             raise Bug(f"The checkpoint {checkpoint} lacks files that {self.plan.strategy} needs.", "Remove it.")
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
-        self._total_train_tokens = int(counts[-1]) if counts else 0
+        self.tokens_before = self._total_train_tokens = int(counts[-1]) if counts else 0
         self.times_before = state.stateful_callbacks["Progress"]["attributes"]
+        self.health.recall(state.stateful_callbacks["WatchHealth"]["attributes"])
         return int(state.global_step)
 
     @property

@@ -1,5 +1,6 @@
 """Training that is of no use any more is stopped, and noisy training is left alone."""
 
+import json
 import math
 import random
 from collections.abc import Iterable
@@ -7,12 +8,12 @@ from collections.abc import Iterable
 import pytest
 
 from job.errors import Diverged
-from job.train.health import PATIENCE, Health
+from job.train.health import AT_THE_END, LEARN, PATIENCE, Health
 
 
-def watch(losses: Iterable[float]) -> Health:
-    health = Health()
-    for step, loss in enumerate(losses, start=1):
+def watch(losses: Iterable[float], health: Health | None = None, first: int = 1) -> Health:
+    health = health or Health()
+    for step, loss in enumerate(losses, start=first):
         health.loss(step, loss, 2e-4)
     return health
 
@@ -37,7 +38,7 @@ def test_a_loss_that_leaves_its_band_for_good_ends_training_with_the_evidence(se
     losses = [base + noisy for base, noisy in zip(falling(200), noise(0.15, 200, seed), strict=True)]
     blown = [min(11.0, losses[-1] + 0.6 * step) for step in range(5, 60)]
 
-    with pytest.raises(Diverged, match=r"loss is .* at step \d+, the 20th step in a row above .*median .* ordinary"):
+    with pytest.raises(Diverged, match=r"loss is .* at step \d+, the last of 20 in a row above .*median .* ordinary"):
         watch(losses + blown)
 
 
@@ -63,6 +64,42 @@ def test_from_the_first_step_outside_the_band_until_the_first_inside_training_is
 def test_steps_outside_the_band_do_not_move_it():
     with pytest.raises(Diverged, match="at step 69"):
         watch([1.0] * 49 + [9.0 + step for step in range(100)])
+
+
+def resumed(health: Health) -> Health:
+    """From what a checkpoint holds."""
+    after = Health()
+    after.recall(json.loads(json.dumps(health.state())))
+    return after
+
+
+def test_a_resumed_run_takes_no_diverged_loss_for_the_ordinary():
+    health = resumed(watch([1.0] * LEARN))
+
+    health.loss(LEARN + 1, 9.0, 2e-4)
+
+    assert health.uneasy
+
+
+@pytest.mark.parametrize("saved_at", [5, 30, 150])
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(saved_at):
+    losses = add(falling(200), noise(0.15, 200, seed=1)) + [9.0] * PATIENCE
+    with pytest.raises(Diverged) as expected:
+        watch(losses)
+    health = resumed(watch(losses[:saved_at]))
+
+    with pytest.raises(Diverged) as caught:
+        watch(losses[saved_at:], health, first=saved_at + 1)
+
+    assert caught.value.cause == expected.value.cause
+
+
+def test_the_end_does_not_wait_for_a_divergence_to_last():
+    watch([1.0] * 50 + [9.0] * (AT_THE_END - 1)).end()
+    watch([1.0] * 50 + [9.0] * AT_THE_END + [1.0]).end()
+
+    with pytest.raises(Diverged, match=r"loss is 9 at step 53, the last of 3 in a row above 1\.5, .* 50 ordinary"):
+        watch([1.0] * 50 + [9.0] * AT_THE_END).end()
 
 
 # Curves as they are seen in practice, each with its noise.
@@ -111,6 +148,15 @@ def test_gradients_that_are_zero_from_the_beginning_end_training():
 
     with pytest.raises(Diverged, match="0 in each of the first 3 steps"):
         health.grad_norm(3, 0.0, 1e-4, skipped=False)
+
+
+def test_gradients_that_are_zero_before_and_after_a_resume_end_training_too():
+    health = Health()
+    health.grad_norm(1, 0.0, 1e-4, skipped=False)
+    health.grad_norm(2, 0.0, 1e-4, skipped=False)
+
+    with pytest.raises(Diverged, match="0 in each of the first 3 steps"):
+        resumed(health).grad_norm(3, 0.0, 1e-4, skipped=False)
 
 
 def test_a_gradient_that_is_zero_now_and_then_is_no_reason_to_stop():

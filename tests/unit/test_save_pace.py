@@ -22,7 +22,7 @@ def steps_until_due(pace: Pace, clock: Clock, upload_s: float = 0.0) -> int:
     """Steps of one second each."""
     for step in range(10_000):
         pace.stepped()
-        if pace.due(upload_s):
+        if pace.due(upload_s, waiting=0):
             return step
         clock.now += 1
     raise AssertionError("never")
@@ -50,7 +50,16 @@ def test_what_is_due_is_asked_for_once(clock):
     steps_until_due(pace, clock)
 
     clock.now += 1
-    assert not pace.due(0.0)
+    assert not pace.due(0.0, waiting=0)
+
+
+def test_while_two_checkpoints_wait_to_be_pushed_none_is_due_and_then_one_is_at_once(clock):
+    pace = Pace(clock)
+    pace.stepped()
+
+    clock.now += 100
+    assert not pace.due(0.0, waiting=2)
+    assert pace.due(0.0, waiting=1)
 
 
 def test_a_checkpoint_for_another_reason_puts_off_the_next(clock):
@@ -74,6 +83,18 @@ def test_a_stop_comes_with_a_checkpoint_if_step_save_and_upload_fit_before_the_d
     pace.saved(2.0)  # half as much again, and a second for what comes after
 
     assert pace.stop(StopNotice(reason="", deadline=clock.now + left_s), upload_s) == how
+
+
+@pytest.mark.parametrize("gaps", [(3.0, 3.0, 100.0), (3.0, 100.0, 3.0)], ids=["just now", "one step ago"])
+def test_an_evaluation_between_two_steps_makes_none_of_them_longer(clock, gaps):
+    pace = Pace(clock)
+    pace.stepped()
+    for gap in gaps:
+        clock.now += gap
+        pace.stepped()
+    pace.saved(2.0)
+
+    assert pace.stop(StopNotice(reason="", deadline=clock.now + 7.1), upload_s=0.0) == STOP_AND_SAVE
 
 
 @pytest.mark.parametrize(("left_s", "how"), [(0.9, STOP), (1.1, STOP_AND_SAVE)])

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -10,6 +11,8 @@ from job.checkpoints import newest_checkpoint
 from job.errors import Diverged
 from job.records import Layout, StopNotice, WorkerError
 from job.rundir import read_record, write_json
+from job.train.health import LEARN
+from tests.tiny import ROOT
 from tests.worker.agreeing import Heard
 from tests.worker.strategies import STEPS, Inputs, Run, make_inputs, make_run
 
@@ -104,6 +107,38 @@ def test_training_that_has_diverged_ends_every_rank_and_is_not_saved(inputs, tmp
     assert {error.cause for error in errors} == {"grad_norm is nan at step 2, with learning rate 9.00e+29."}
     assert steps_saved(run) == [1]
     assert newest_checkpoint(run.files.checkpoints, run.plan)
+
+
+@pytest.fixture
+def shortly_before(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run to go on with: four steps are left, in which its loss leaves the band that its first part has shown."""
+    before = make_run(inputs, tmp_path / "before", "single", save_steps=LEARN)
+    before = replace(before, settings=before.settings | {"max_steps": LEARN}).execute()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "fakes" / "faults"))
+    monkeypatch.setenv("FAKE_FAULT", f"spike@{LEARN + 1}")
+    checkpoint = before.files.checkpoints / f"checkpoint-{LEARN}"
+    settings = before.settings | {"max_steps": LEARN + 4, "save_steps": 1}
+    return replace(before, root=tmp_path / "run", settings=settings, resume_from=checkpoint)
+
+
+def test_a_divergence_of_the_last_steps_is_not_published_and_a_resumed_run_sees_it_too(shortly_before):
+    run = shortly_before
+
+    assert run.attempt().returncode
+
+    error = read_record(run.files.error(0), WorkerError)
+    assert error.code == Diverged.exit_code
+    assert f"at step {LEARN + 4}, the last of 4 in a row above" in error.cause
+    assert not run.adapter.exists()
+    assert steps_saved(run) == []
+
+
+def test_a_training_that_is_stopped_as_it_may_be_diverging_leaves_no_adapter(shortly_before):
+    run = told_to_stop(shortly_before, left_s=300).execute()
+
+    assert (run.result.status, run.result.steps, run.result.adapter) == ("stopped", LEARN + 2, None)
+    assert not run.adapter.exists()
+    assert steps_saved(run) == []
 
 
 def test_by_time_what_evaluates_best_so_far_is_saved_but_not_the_end(tmp_path):

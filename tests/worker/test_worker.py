@@ -104,7 +104,7 @@ class State:
 
 
 def test_logging_steps_reach_the_log(tmp_path):
-    progress = Progress(EventLog(tmp_path / "log.jsonl", clock=lambda: 1.0), before={})
+    progress = Progress(EventLog(tmp_path / "log.jsonl", clock=lambda: 1.0), before={}, tokens=0)
 
     progress.on_log(None, State(), None, {"loss": 2.5, "num_tokens": 70.0})
 
