@@ -9,8 +9,7 @@ from pathlib import Path
 
 from job.errors import Bug, JobError, LostPeers, UnsuitableHost, error_for
 from job.records import WorkerError
-from job.rundir import NO_SPACE as NO_SPACE
-from job.rundir import mount_of, read_record, write_json
+from job.rundir import NO_SPACE, mount_of, read_record, write_json
 
 
 def run_child(story: Callable[[], None], error_path: Path, rank: int = 0, spare: Path | None = None) -> None:

@@ -15,9 +15,9 @@ from job.uri import FileUri, parse_uri
 
 _FP32 = 4  # bytes
 _PER_CHECKPOINT = 3  # the adapter and Adam's two moments
-# The adapter, and on the way to the output five checkpoints: two that the Trainer keeps, the one being written, and two
-# in the outbox.
-_ADAPTERS = 1 + 5 * _PER_CHECKPOINT
+# The adapter, and on the way to the output six checkpoints: two that are kept, the one being written, and three in the
+# outbox.
+_ADAPTERS = 1 + 6 * _PER_CHECKPOINT
 
 
 @dataclass(frozen=True)

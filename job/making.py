@@ -69,7 +69,6 @@ def _plan(run: Run, output: Output, attempt: Attempt, facts: Facts, found: list[
     run.wait(lambda: output.mark(run.spec, settled))
     plan = prove_links(plan, run.dir.links, run.shop.env, run.stop)
     write_json(run.dir.spec, run.spec)
-    write_json(run.dir.facts, facts)
     write_json(run.dir.plan, plan)
     run.log.write("plan", **plan.model_dump(mode="json"))
     run.console.plan(plan)

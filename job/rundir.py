@@ -21,7 +21,6 @@ class RunDir:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.spec = root / "spec.json"
-        self.facts = root / "facts.json"
         self.plan = root / "plan.json"
         self.train_task = root / "train_task.json"
         self.train_result = root / "train_result.json"

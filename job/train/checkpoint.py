@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from job.checkpoints import LAYOUT, by_step
-from job.child import NO_SPACE
 from job.errors import JobError, UnsuitableHost
 from job.records import Layout
-from job.rundir import mount_of, write_json
+from job.rundir import NO_SPACE, mount_of, write_json
 
 # Checkpoints kept on the disk of this machine: the newest, and the one before in case it cannot be read.
 KEPT = 2

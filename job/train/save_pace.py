@@ -12,7 +12,7 @@ SAVES_PART = 50
 FLOOR_S = 60.0  # a minute's work is not worth more; stores and disks are spared
 # While so many wait to be pushed, no more are saved by time: how long the first push takes nobody knows until it has
 # ended, and each takes space. The next is saved as soon as there are fewer.
-WAITING = 2
+WAITING = 3
 # A save may take longer than the one before, and what follows it (the adapter, the result) takes a moment too.
 SAVE_MARGIN, AFTER_S = 1.5, 1.0
 # How long the first save takes nobody knows. It is tried unless there is hardly any time: one that is cut short harms
@@ -20,7 +20,7 @@ SAVE_MARGIN, AFTER_S = 1.5, 1.0
 UNMEASURED_S = 1.0
 
 
-class Pace:
+class SavePace:
     """Measures saves and steps, and decides by them."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -25,7 +25,7 @@ from job.train.health import Health
 from job.train.model import DTYPES, hold_adapter_in
 from job.train.proof import TOKEN_ROWS
 from job.train.save import check_finite, save_adapter, whole_adapter
-from job.train.save_pace import Pace
+from job.train.save_pace import SavePace
 from job.train.vocabulary import show_bias
 
 TOLD = {"step", "save_s", "eval_loss"}  # of a checkpoint, in the log
@@ -37,7 +37,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, plan: Plan, task: TrainTask, run_dir: RunDir, **settings: Any) -> None:
         super().__init__(**settings)
         self.plan, self.task, self.run_dir = plan, task, run_dir
-        self.health, self.pace = Health(), Pace()
+        self.health, self.pace = Health(), SavePace()
         self.agreement = Agreement(self.args.device, self.args.world_size, self.health)
         self._step_loss = torch.zeros((), device=self.args.device)
         self._check_strategy()

@@ -179,7 +179,7 @@ def inputs(tmp_path: Path, local: bool = False) -> Inputs:
 def needed(spec: JobSpec, found: Inputs) -> int:
     """Bytes beyond the adapter and its checkpoints."""
     [disk] = disks_used(spec, found)
-    return disk.needed - 16 * adapter_bytes(spec, found.model.facts)
+    return disk.needed - 19 * adapter_bytes(spec, found.model.facts)
 
 
 def size_of(source: Source) -> int:

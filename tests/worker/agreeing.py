@@ -14,7 +14,7 @@ from job.spec import JobSpec
 from job.train.agreement import Agreement
 from job.train.callbacks import Obey
 from job.train.health import Health
-from job.train.save_pace import Pace
+from job.train.save_pace import SavePace
 from job.train.sft import make_trainer
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     trainer, _ = make_trainer(*records, read_record(run_dir.train_task, TrainTask), run_dir, lambda: None)
     health = Listening()
     trainer.agreement = Agreement(trainer.args.device, trainer.args.world_size, health)
-    trainer.pace = Pace(FastClock())
+    trainer.pace = SavePace(FastClock())
     trainer.add_callback(Obey(trainer, by_time=True))
     trainer.train()
     logged = tuple(
