@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from job.errors import DeadlineReached
-from job.records import Layout, Pulse, Pushed
+from job.pace import Measured
+from job.records import Pulse
 from job.spec import JobSpec
 
 _FIX = "Raise it and run the same job again: it goes on from where it is."
@@ -40,8 +41,8 @@ def find_deadline(spec: JobSpec, num_gpus: int, began: float, earlier: Iterable[
     return min(deadlines, key=lambda deadline: deadline.ends_at, default=None)
 
 
-def reserve_s(step_s: float, eval_s: float, newest: Layout | None, pushed: Pushed | None) -> float:
+def reserve_s(measured: Measured) -> float:
     """Seconds before the deadline at which training has to be told to stop for its adapter to be published in time: it
     hears of it after one step and stops after the next, with an evaluation between them at worst."""
-    save_s, upload_s = newest.save_s if newest else 0.0, pushed.upload_s if pushed else 0.0
-    return _UNMEASURED_S + 2 * step_s + eval_s + _CAUTION * (save_s + 2 * upload_s)
+    publishing_s = measured.save_s + 2 * measured.upload_s
+    return _UNMEASURED_S + 2 * measured.step_s + measured.eval_s + _CAUTION * publishing_s

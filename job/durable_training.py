@@ -5,16 +5,14 @@ import contextlib
 from collections.abc import Iterator
 
 from job.attempts import Attempt
-from job.checkpoints import LAYOUT, by_step
 from job.deadline import Deadline, reserve_s
 from job.durable import Durable
 from job.early_end import EarlyEnd
 from job.errors import Interrupted, JobError
 from job.output import Output
 from job.pusher import Pusher
-from job.records import Layout, Plan, Pushed, TrainResult, TrainTask
+from job.records import Plan, TrainResult, TrainTask
 from job.run import Run
-from job.rundir import read_record
 from job.training import train_within_memory
 
 _HUB_PAUSE_S = 300.0  # between two checkpoints: each is a commit, of which a repository takes some 128 an hour
@@ -41,7 +39,7 @@ def train_durably(
         attempt.check()
         pusher.check()
 
-    early = EarlyEnd(run.stop, run.spec.grace_s, deadline, lambda: _reserve_s(run), check)
+    early = EarlyEnd(run.stop, run.spec.grace_s, deadline, lambda: reserve_s(run.live.measured), check)
     if early.notice() and early.error:  # not even a model need be loaded
         raise early.error
     run.stop.lift_limit()
@@ -76,11 +74,3 @@ def _pushing(pusher: Pusher, run: Run, deadline: Deadline | None) -> Iterator[No
 def _until(run: Run, deadline: Deadline | None) -> float:
     """When, by time.monotonic(), there is no more time for a checkpoint on its way; a signal may come meanwhile."""
     return min(run.grace_ends(), deadline.ends_at if deadline else float("inf"))
-
-
-def _reserve_s(run: Run) -> float:
-    """As `reserve_s`, from what has been measured so far."""
-    newest = next((path for path in by_step(run.dir.checkpoints) if (path / LAYOUT).exists()), None)
-    layout = read_record(newest / LAYOUT, Layout) if newest else None
-    pushed = read_record(run.dir.pushed, Pushed) if run.dir.pushed.exists() else None
-    return reserve_s(run.live.step_s, run.live.longest_eval_s, layout, pushed)

@@ -45,6 +45,16 @@ class Pace:
         return None
 
 
+@dataclass
+class Measured:
+    """Seconds that things have taken so far; 0 as long as they have not been done."""
+
+    step_s: float = 0.0  # of the optimizer
+    eval_s: float = 0.0  # the longest evaluation
+    save_s: float = 0.0  # the newest checkpoint on its way to the disk
+    upload_s: float = 0.0  # and to the output
+
+
 class Live:
     """How far the run is, for every thread to tell and to read: each change replaces the whole."""
 
@@ -52,7 +62,7 @@ class Live:
         self._pace = Pace(clock)
         self._lock = threading.Lock()
         self.progress = Progress(phase="start")
-        self.step_s = self.longest_eval_s = 0.0  # as far as measured
+        self.measured = Measured()
 
     def enter(self, phase: str) -> None:
         self._update(phase=phase)
@@ -69,11 +79,13 @@ class Live:
                 self._update(step=event["step"], total_steps=event["total_steps"], tokens_per_s=None, left_s=None)
             case "train":
                 self._update(step=event["step"], total_steps=event["total_steps"], loss=event["loss"])
+            case "checkpoint":
+                self.measured.save_s = event["save_s"]
             case "evaluation":
-                self.longest_eval_s = max(self.longest_eval_s, event["eval_runtime"])
+                self.measured.eval_s = max(self.measured.eval_s, event["eval_runtime"])
                 self._update(eval_loss=event["eval_loss"])
         if speed:
-            self.step_s = speed.step_s
+            self.measured.step_s = speed.step_s
             left_s = (event["total_steps"] - event["step"]) * speed.step_s
             self._update(tokens_per_s=speed.tokens_per_s, left_s=left_s)
 

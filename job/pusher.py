@@ -116,6 +116,7 @@ class Pusher(threading.Thread):
         newest = max(self._kept)
         self._next_at = time.monotonic() + (0.0 if self._ended.is_set() else self._pause_s)
         self._run.live.durable(newest)
+        self._run.live.measured.upload_s = upload_s
         with contextlib.suppress(OSError):  # a full disk
             self._run.log.write("durable", step=layout.step, upload_s=round(upload_s, 3))
             write_json(self._run.dir.pushed, Pushed(step=newest, upload_s=upload_s))

@@ -3,7 +3,8 @@
 import pytest
 
 from job.deadline import find_deadline, reserve_s
-from job.records import Layout, Progress, Pulse, Pushed
+from job.pace import Measured
+from job.records import Progress, Pulse
 from job.spec import JobSpec
 
 
@@ -43,11 +44,7 @@ def test_the_limit_that_comes_first_holds():
 
 
 def test_what_steps_evaluations_saving_and_uploading_took_is_kept_in_reserve():
-    layout = Layout(
-        step=1, strategy="single", num_processes=1, precision="bf16", adapter_dtype="fp32", quantization="none",
-        eval_loss=None, save_s=3.0,
-    )  # fmt: skip
-    pushed = Pushed(step=1, upload_s=60.0)
+    nothing = reserve_s(Measured())
 
-    assert reserve_s(0, 0, layout, pushed) - reserve_s(0, 0, None, None) >= 3.0 + 2 * 60.0
-    assert reserve_s(15.0, 40.0, None, None) - reserve_s(0, 0, None, None) == 2 * 15.0 + 40.0
+    assert reserve_s(Measured(save_s=3.0, upload_s=60.0)) - nothing >= 3.0 + 2 * 60.0
+    assert reserve_s(Measured(step_s=15.0, eval_s=40.0)) - nothing == 2 * 15.0 + 40.0
