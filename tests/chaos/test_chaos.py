@@ -17,6 +17,7 @@ SUBSET = [(fault, processes) for fault in faults() for processes in fault.quick]
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with S3Server() as server:
+        server.reset()  # all servers of a process share their buckets
         server.make_bucket(BUCKET)
         yield Stage(tmp_path_factory.mktemp("chaos"), server, seed=20)
 

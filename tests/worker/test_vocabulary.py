@@ -66,7 +66,7 @@ def trainer_for(folder: Path, tmp_path: Path, choice: ChatTemplateChoice | None,
         model_path=folder, data_path=tmp_path, base_model_name=str(folder), base_model_revision=None, has_eval=False,
         chat_template=choice,
     )  # fmt: skip
-    return make_trainer(spec, plan, task, RunDir(tmp_path / "run"))
+    return make_trainer(spec, plan, task, RunDir(tmp_path / "run"), lambda: None)
 
 
 def token_rows(trainer: AdapterTrainer) -> dict[str, torch.Tensor]:
