@@ -18,7 +18,7 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 def success(cause: str, attempt: int | None, last_durable_step: int | None = None) -> Outcome:
     return Outcome(
-        status="finished", code=0, error_class="Success", phase="done", cause=cause, fix="", attempt=attempt,
+        status="succeeded", code=0, error_class="Success", phase="done", cause=cause, fix="", attempt=attempt,
         last_durable_step=last_durable_step,
     )  # fmt: skip
 

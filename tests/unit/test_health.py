@@ -163,3 +163,5 @@ def test_a_gradient_that_is_zero_now_and_then_is_no_reason_to_stop():
     health = Health()
     for step, norm in enumerate([0.0, 0.3, 0.0, 0.0, 0.0, 0.0], start=1):
         health.grad_norm(step, norm, 1e-4, skipped=False)
+
+    assert not health.uneasy

@@ -104,6 +104,8 @@ def test_every_exit_code_has_one_class_and_leaves_the_shells_alone():
 def test_a_termination_log_that_cannot_be_written_changes_nothing(tmp_path):
     write_termination_log(success("done", 1), tmp_path)  # a folder, as where a volume is mounted wrongly
 
+    assert list(tmp_path.iterdir()) == []
+
 
 def test_the_last_durable_step_is_told(tmp_path):
     assert json.loads(to_line(success("done", 1, 200)))["last_durable_step"] == 200

@@ -238,3 +238,5 @@ def test_what_an_earlier_launch_left_is_not_taken_for_this_ones(training):
     again = Training(training.run_dir.root)
 
     again.run(lambda: again.stop(30))
+
+    assert not any(training.run_dir.errors.iterdir())
