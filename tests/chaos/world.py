@@ -180,13 +180,18 @@ def wait_until(process: "subprocess.Popen[str]", when: Moment, timeout_s: float 
 
 
 def kill_tree(process: "subprocess.Popen[str]") -> None:
-    """As when the machine goes: everything at once, without notice."""
+    """As when the machine goes: everything at once, without notice. Each is stopped before its children are listed, so
+    that none is born meanwhile."""
     with suppress(psutil.NoSuchProcess):
-        root = psutil.Process(process.pid)
-        root.suspend()  # so that nobody is born meanwhile, or reaped by it
-        for each in [root, *root.children(recursive=True)]:
+        doomed = [psutil.Process(process.pid)]
+        for parent in doomed:
+            with suppress(psutil.NoSuchProcess):
+                parent.suspend()
+                doomed += parent.children()
+        for each in doomed:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+        psutil.wait_procs(doomed, timeout=5)
     process.communicate()
 
 
