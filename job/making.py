@@ -19,7 +19,7 @@ from job.probing import gather
 from job.processes import Task
 from job.publish import publish_apart
 from job.records import Decided, Facts, Plan, Prepared, PrepareTask, TrainTask
-from job.report.made import Attempts, Made
+from job.report.made import AllAttempts, Made
 from job.report.write import write_reports
 from job.run import Run
 from job.rundir import write_json
@@ -115,10 +115,10 @@ def _train_task(inputs: Inputs, folder: Path, rows: Path, prepared: Prepared) ->
     )
 
 
-def _attempts(run: Run, inputs: Inputs, attempt: Attempt) -> Attempts:
+def _attempts(run: Run, inputs: Inputs, attempt: Attempt) -> AllAttempts:
     pulses = [past.pulse for past in attempt.earlier if past.pulse]
     now_s = time.monotonic() - run.began
-    return Attempts(
+    return AllAttempts(
         count=len(attempt.earlier) + 1,
         elapsed_s=now_s + sum(pulse.elapsed_s for pulse in pulses),
         gpu_s=now_s * inputs.num_gpus + sum(pulse.elapsed_s * pulse.num_gpus for pulse in pulses),

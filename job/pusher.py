@@ -119,7 +119,7 @@ class Pusher(threading.Thread):
         self._run.live.measured.upload_s = upload_s
         with contextlib.suppress(OSError):  # a full disk
             self._run.log.write("durable", step=layout.step, upload_s=round(upload_s, 3))
-            write_json(self._run.dir.pushed, Pushed(step=newest, upload_s=upload_s))
+            write_json(self._run.dir.pushed, Pushed(upload_s=upload_s))
 
     def _is_best(self, folder: Path) -> bool:
         loss = _layout(folder).eval_loss

@@ -41,9 +41,8 @@ _SPREAD = ("fsdp", "zero2", "zero3")
 
 
 class Pushed(Record):
-    """``pushed.json``, by the supervisor: the newest checkpoint that is durable, and what it took to push it."""
+    """``pushed.json``, by the supervisor: what it took to push the newest checkpoint."""
 
-    step: int
     upload_s: float
 
 

@@ -7,8 +7,8 @@ from job.spec import JobSpec
 
 
 @dataclass(frozen=True)
-class Attempts:
-    """All attempts together, the present one included."""
+class AllAttempts:
+    """Together, the present one included."""
 
     count: int
     elapsed_s: float  # as far as is known of those that died
@@ -26,4 +26,4 @@ class Made:
     prepared: Prepared
     result: TrainResult
     phases_s: dict[str, float]  # wall-clock seconds of the present attempt
-    attempts: Attempts
+    attempts: AllAttempts

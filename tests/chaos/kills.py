@@ -2,15 +2,18 @@
 
 import time
 
-from tests.chaos.world import World, kill_tree
+from tests.chaos.world import STEPS, World, kill_tree
+
+STEP_S = 0.5  # of steps that are made slow enough to be hit
 
 
 def killed_once(world: World) -> str:
-    """kill -9 of everything at a moment drawn by lot over the whole length of a run, then once more from the start; on
-    a fresh machine or on the same, by lot too. The adapter is the uninterrupted run's, bit by bit."""
+    """kill -9 of everything at a moment drawn by lot over the whole length of a run, of which training is made some
+    third, then once more from the start; on a fresh machine or on the same, by lot too. The adapter is the
+    uninterrupted run's, bit by bit."""
     reference = world.reference
-    moment = world.lot.uniform(0.0, reference.seconds)
-    process = world.start()
+    moment = world.lot.uniform(0.0, reference.seconds + STEPS * STEP_S)
+    process = world.start(FAKE_STEP_S=str(STEP_S))
     time.sleep(moment)
     kill_tree(process)
     assert not world.processes_left(), "a process survived"
@@ -26,7 +29,8 @@ def killed_once(world: World) -> str:
         assert f"from step {durable[-1]}" in again.shown, again.shown
     if "finished before" not in again.shown:
         assert world.losses == reference.losses, "other losses than the uninterrupted run's"
-    return f"killed after {moment:.1f} s, {durable[-1] if durable else 'no'} step durable → {again.code}"
+    left = f"step {durable[-1]} durable" if durable else "nothing durable"
+    return f"killed after {moment:.1f} s, {left} → {again.code}"
 
 
 def killed_in_every_attempt(world: World) -> str:

@@ -25,6 +25,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.mark.parametrize(("fault", "processes"), SUBSET, ids=[f"{fault.name}, {n}" for fault, n in SUBSET])
 def test_a_job_survives(stage: Stage, tmp_path: Path, fault: Fault, processes: int) -> None:
     try:
-        fault.act(World(stage, processes, tmp_path.name))
+        said = fault.act(World(stage, processes, tmp_path.name))
     finally:
         stage.server.faults.clear()
+
+    assert said, "every act asserts what it is about, and says what happened"

@@ -1,11 +1,18 @@
-"""A tokenizer folder made on the spot, without torch."""
+"""A tokenizer folder made on the spot, without torch; outputs of each kind, and attempts at them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from job.attempts import Attempt, claim
+from job.attempts.folder import PROMPT, Rhythm
+from job.output import Output
+from job.records import Progress
+from job.spec import JobSpec
+from tests.unit.attempts import World, spec_for, still
 
 CHATML = (
     "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
@@ -37,3 +44,37 @@ def make_tokenizer(tmp_path: Path) -> MakeTokenizer:
         return folder
 
     return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
+
+
+@pytest.fixture(params=["folder", "s3", "hub"])
+def place(request: pytest.FixtureRequest, folder: str) -> str:
+    """An empty output of each kind."""
+    if request.param == "s3":
+        request.getfixturevalue("s3_server")
+        return "s3://bucket/out"
+    if request.param == "hub":
+        request.getfixturevalue("hub_server").add("org/tuned", {})
+        return "hf://org/tuned"
+    return folder
+
+
+@pytest.fixture
+def take() -> Iterator[Callable[..., Attempt]]:
+    """Claims a place; the hearts of what was claimed stop when the test ends."""
+    attempts: list[Attempt] = []
+
+    def take(place: str, spec: JobSpec | None = None, world: World | None = None, rhythm: Rhythm = PROMPT) -> Attempt:
+        spec, world = spec or spec_for(place), world or World()
+        output = Output(place)
+        attempts.append(claim(output, spec, lambda: Progress(phase="train", step=7), 2, world.watch, rhythm))
+        output.mark(spec)
+        return attempts[-1]
+
+    yield take
+    for attempt in attempts:
+        still(attempt)

@@ -34,7 +34,7 @@ class Kept:
 
     def child(self, rank: int = 0) -> int:
         """The process id of a child that is ready."""
-        wait_for(self.files.stack(rank).exists)
+        assert happens(self.files.stack(rank).exists)
         time.sleep(0.05)  # the file is opened for the signal that is set up next
         return int(self.files.beat(rank).read_text())
 
@@ -47,11 +47,11 @@ class Kept:
             keeper.wait()
 
 
-def wait_for(happened, seconds: float = 10.0) -> None:
+def happens(what, seconds: float = 10.0) -> bool:
     until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until, "it did not happen"
+    while not what() and time.monotonic() < until:
         time.sleep(0.01)
+    return bool(what())
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_how_the_process_before_ended_is_forgotten_when_the_next_begins(kept):
     kept.start("3").wait()
     kept.start("wait")
 
-    wait_for(lambda: not kept.files.exit(0).exists())
+    assert happens(lambda: not kept.files.exit(0).exists())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -109,7 +109,7 @@ def test_a_second_signal_ends_the_process_at_once(kept):
     keeper = kept.start("wait")
     kept.child()
     keeper.terminate()
-    wait_for(kept.files.stop.exists)
+    assert happens(kept.files.stop.exists)
     keeper.terminate()
 
     assert keeper.wait(5) == 128 + signal.SIGKILL
@@ -155,7 +155,7 @@ def test_a_killed_keeper_leaves_no_worker(kept):
     keeper.kill()
     keeper.wait()
 
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
+    assert happens(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
 
 
 def test_a_process_says_where_it_stands_when_it_is_asked(kept):
@@ -163,7 +163,7 @@ def test_a_process_says_where_it_stands_when_it_is_asked(kept):
 
     os.kill(kept.child(), signal.SIGUSR1)
 
-    wait_for(lambda: "in work" in kept.files.stack(0).read_text())
+    assert happens(lambda: "in work" in kept.files.stack(0).read_text())
 
 
 def test_the_keeper_knows_no_torch():

@@ -91,7 +91,8 @@ def test_what_waits_is_pushed_with_its_manifest_and_told(run, s3_server):
     assert set(manifest["files"]) == {"adapter_model.safetensors", "global_step/states.pt", "layout.json"}
     assert manifest["fingerprint"] == run.spec.fingerprint
     assert (manifest["layout"]["step"], run.live.progress.last_durable_step) == (7, 7)
-    assert json.loads(run.dir.pushed.read_text())["step"] == 7
+    assert json.loads(run.dir.pushed.read_text()) == {"upload_s": run.live.measured.upload_s}
+    assert run.live.measured.upload_s > 0
     assert list(run.dir.outbox.iterdir()) == []
 
 

@@ -3,13 +3,12 @@
 import io
 import json
 import time
-from pathlib import Path
 
 import pytest
 
 from job import cli, outcome
 from job.attempts import Watch, claim
-from job.attempts.folder import PROMPT, SPARING, AttemptFolder, Rhythm
+from job.attempts.folder import PROMPT, SPARING, AttemptFolder
 from job.attempts.liveness import make_claim
 from job.console import Console
 from job.errors import BadSpec, GpuFault, NotFound
@@ -20,23 +19,12 @@ from job.records import Claim, Progress, Pulse
 from job.redact import redactor
 from job.spec import JobSpec
 from job.status import look, show_status, to_text
+from tests.unit.attempts import QUICK
 
-QUICK = Rhythm(beat_s=0.1, lease_s=30, status_beats=3)
 HALFWAY = Progress(
     phase="train", step=1200, total_steps=4000, loss=1.25, eval_loss=1.5, tokens_per_s=12345.6, left_s=3905,
     last_durable_step=1000,
 )  # fmt: skip
-
-
-@pytest.fixture(params=["folder", "s3", "hub"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        request.getfixturevalue("s3_server")
-        return "s3://bucket/out"
-    if request.param == "hub":
-        request.getfixturevalue("hub_server").add("org/tuned", {})
-        return "hf://org/tuned"
-    return str(tmp_path / "out")
 
 
 def died_elsewhere(place: str, progress: Progress = HALFWAY) -> AttemptFolder:
