@@ -40,6 +40,8 @@ def is_complete(checkpoint: Path, plan: Plan) -> bool:
 
 def _needed(layout: Layout) -> list[str]:
     common = ["trainer_state.json", "scheduler.pt", *_random_states(layout.num_processes)]
+    if layout.precision == "fp16" and layout.strategy not in ("zero2", "zero3"):  # whose engine holds its own scale
+        common.append("scaler.pt")
     match layout.strategy:
         case "fsdp":
             return [*common, "optimizer.bin", "pytorch_model_fsdp.bin"]

@@ -34,11 +34,16 @@ def train_within_memory(
             if error.of_host:  # of which a smaller plan takes as much
                 raise
             smaller = smaller_plan(plan, may_offload=run.spec.cpu_offload is not False)
-            if smaller is None:
+            if smaller is None or _loses_steps(run.dir, plan, smaller):
                 raise out_of_fallbacks(plan, error) from error
             plan = smaller
             run.log.write("out_of_memory", cause=error.cause, given_up=plan.fallbacks[-1])
             run.console.warn(f"  {error.cause}: {plan.fallbacks[-1]}, and on from {_place(run.dir, plan)}")
+
+
+def _loses_steps(run_dir: RunDir, plan: Plan, smaller: Plan) -> bool:
+    """Whether another strategy could not read the checkpoint that there is, and would begin anew."""
+    return bool(newest_checkpoint(run_dir.checkpoints, plan)) and not newest_checkpoint(run_dir.checkpoints, smaller)
 
 
 def _place(run_dir: RunDir, plan: Plan) -> str:

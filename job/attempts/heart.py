@@ -29,7 +29,7 @@ class Heart(threading.Thread):
         super().__init__(daemon=True, name="heart")
         self._folder, self._progress, self._num_gpus = folder, progress, num_gpus
         self._rhythm, self._stop_request, self._clock = rhythm, stop, clock
-        self._began, self._beats, self._ending = clock(), 0, False
+        self._began, self._beats, self._ending, self._phase = clock(), 0, False, ""
         self._stopped = threading.Event()
         self.superseded = False
 
@@ -39,14 +39,15 @@ class Heart(threading.Thread):
             self._pause()
 
     def _pause(self) -> None:
-        """Until the next beat is due, or a signal asks the run to stop: whoever waits for it should know at once."""
+        """Until the next beat is due, a signal asks the run to stop, or it enters another phase: whoever waits for it
+        should know at once, and of one that dies soon after, whether it had begun to train."""
         due = self._clock() + self._rhythm.beat_s
         while self._clock() < due and not self._stopped.wait(min(_LOOK_S, self._rhythm.beat_s)):
-            if self._stop_request.signal is not None and not self._ending:
+            if self._progress().phase != self._phase or (self._stop_request.signal is not None and not self._ending):
                 return
 
     def _beat(self) -> None:
-        self._ending = self._stop_request.signal is not None
+        self._ending, self._phase = self._stop_request.signal is not None, self._progress().phase
         with contextlib.suppress(Exception):  # whatever it is, a heart that stops would give the run away
             self.look()
         if self.superseded:

@@ -82,3 +82,8 @@ class Plan(Record):
     fallbacks: tuple[str, ...] = ()  # what was given up after running out of memory, in order
     worker_env: dict[str, str] = Field(default={})  # what this machine needs to be told, such as NCCL_P2P_DISABLE=1
     reasons: dict[str, str]
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """Rows or packs in one forward pass of all processes together."""
+        return self.num_processes * self.per_device_train_batch_size

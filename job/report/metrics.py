@@ -80,8 +80,8 @@ class EvalMetrics(Record):
     """Evaluation. A loss is the mean over batches of the mean token loss, as the Trainer computes it."""
 
     loss_before: float = Field(description="Loss of the base model, before the first step.")
-    loss: float = Field(description="Loss of the trained adapter.")
-    perplexity: float = Field(description="exp(loss).")
+    loss: float | None = Field(description="Loss of the adapter as it is; null where it stopped at no evaluation.")
+    perplexity: float | None = Field(description="exp(loss).")
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
 
 
@@ -208,7 +208,11 @@ def _train(result: TrainResult) -> TrainMetrics:
 def _eval(result: TrainResult) -> EvalMetrics | None:
     if not result.eval_history:
         return None
-    losses = [entry.values["eval_loss"] for entry in result.eval_history]
+    first, last = result.eval_history[0], result.eval_history[-1]
+    loss = last.values["eval_loss"] if last.step == result.steps else None
     return EvalMetrics(
-        loss_before=losses[0], loss=losses[-1], perplexity=math.exp(losses[-1]), history=result.eval_history
+        loss_before=first.values["eval_loss"],
+        loss=loss,
+        perplexity=None if loss is None else math.exp(loss),
+        history=result.eval_history,
     )

@@ -76,6 +76,6 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in metrics.versions.items())),
     ]
     if metrics.eval:
-        before, after = metrics.eval.loss_before, metrics.eval.loss
-        facts.insert(9, ("evaluation loss", f"{before:.4f} before, {after:.4f} after"))
+        after = "not measured" if metrics.eval.loss is None else f"{metrics.eval.loss:.4f}"
+        facts.insert(9, ("evaluation loss", f"{metrics.eval.loss_before:.4f} before, {after} after"))
     return facts

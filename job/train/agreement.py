@@ -28,17 +28,24 @@ class Agreement:
         self._about = (0, 0.0)
         self._agreed = Agreed()
 
-    def tell(self, step: int, asked: Agreed, loss: torch.Tensor, learning_rate: float) -> None:
-        """Start the sum of *step*. *asked* counts on rank 0 alone; *loss* is this rank's, a tensor without dimensions
-        on the device."""
+    def exchange(self, step: int, asked: Agreed, loss: torch.Tensor, learning_rate: float) -> Agreed:
+        """Start the sum of *step*, and return what holds now: what the sum before says, or *asked* at once where there
+        is nobody else to ask. *asked* counts on rank 0 alone; *loss* is this rank's, a tensor without dimensions on the
+        device.
+
+        Raises:
+            Diverged: by the loss of the step before.
+        """
+        heard = self.hear()
         numbers = torch.zeros(3, device=self._device)
         # Plain numbers become arguments of a kernel; a tensor made of them would be copied, and the host would wait.
         numbers[0], numbers[1] = asked.stop, float(asked.save)
         numbers[2] = loss / self._world_size
         self._pending, self._about = _Sum(numbers, self._world_size), (step, learning_rate)
+        return heard if self._world_size > 1 else asked
 
     def hear(self) -> Agreed:
-        """What was asked for at the newest step that was told of.
+        """What was asked for at the newest step.
 
         Raises:
             Diverged: by that step's loss.
@@ -49,6 +56,26 @@ class Agreement:
             step, learning_rate = self._about
             self._health.loss(step, loss, learning_rate)
         return self._agreed
+
+
+class EvaluationStopped(Exception):
+    """All ranks leave an evaluation at the same batch."""
+
+
+class StopPoll:
+    """The same for the batches of one evaluation, where only a stop matters."""
+
+    def __init__(self, device: torch.device, world_size: int) -> None:
+        self._device, self._world_size = device, world_size
+        self._pending: _Sum | None = None
+
+    def __call__(self, stop: int) -> int:
+        """What holds after this batch, of the same kind as `Agreed.stop`; *stop* counts on rank 0 alone."""
+        if self._world_size == 1:
+            return stop
+        heard = round(self._pending.read()[0]) if self._pending else 0
+        self._pending = _Sum(torch.full((1,), float(stop), device=self._device), self._world_size)
+        return heard
 
 
 class _Sum:

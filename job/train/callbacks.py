@@ -12,7 +12,7 @@ from transformers.trainer_callback import ExportableState
 from job.events import EventLog
 from job.records import Pushed, StopNotice
 from job.rundir import read_record
-from job.train.agreement import Agreed
+from job.train.agreement import Agreed, EvaluationStopped
 from job.train.health import FIRST_STEPS
 from job.train.save_pace import STOP_AND_SAVE
 from job.train.trainer import AdapterTrainer
@@ -81,26 +81,41 @@ class Progress(TrainerCallback, ExportableState):  # type: ignore[misc]
 
 
 class Obey(TrainerCallback):  # type: ignore[misc]
-    """Stops and saves when rank 0 wants it, on all ranks after the same step: what it asks for at one step is done at
-    the next (`Agreement`). Rank 0 alone looks at the stop file and at the clock."""
+    """Stops and saves when rank 0 wants it, on all ranks after the same step, or the same batch of an evaluation: what
+    it asks for at one is done at the next (`Agreement`). Rank 0 alone looks at the stop file and at the clock."""
 
     def __init__(self, trainer: AdapterTrainer, *, by_time: bool) -> None:
         """*by_time*: checkpoints are due by the clock and after a good evaluation, not every so many steps."""
         self._trainer, self._by_time = trainer, by_time
         self.stopped = False
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The intervals are those of this attempt's settings; upstream goes on with the checkpoint's."""
+        state.compute_steps(args, state.max_steps)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        agreed = self._trainer.agreement.hear()
-        asked = self._asked() if state.is_world_process_zero else Agreed()
-        self._trainer.tell(asked)
+        agreed = self._trainer.exchange(self._asked() if state.is_world_process_zero else Agreed())
         if state.global_step <= FIRST_STEPS:
             control.should_log = True  # for their gradient norms
         finished = state.global_step >= state.max_steps
         if agreed.stop and not finished:
             self.stopped = control.should_training_stop = True
             control.should_evaluate = False
-        wanted = agreed.stop == STOP_AND_SAVE or agreed.save
+        owed = self._trainer.owes_checkpoint and not self._trainer.health.uneasy and not agreed.stop
+        wanted = agreed.stop == STOP_AND_SAVE or agreed.save or owed
         control.should_save |= wanted and not finished
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Raises:
+        EvaluationStopped: it could last longer than there is time.
+        """
+        stop = self._trainer.stop_poll(self._stop() if state.is_world_process_zero else 0)
+        if stop:
+            self.stopped = control.should_training_stop = True
+            control.should_save = stop == STOP_AND_SAVE
+            raise EvaluationStopped
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
@@ -120,12 +135,19 @@ class Obey(TrainerCallback):  # type: ignore[misc]
             self._trainer.health.end()
 
     def _asked(self) -> Agreed:
-        pace, run_dir = self._trainer.pace, self._trainer.run_dir
+        pace = self._trainer.pace
         pace.stepped()
-        upload_s = read_record(run_dir.pushed, Pushed).upload_s if run_dir.pushed.exists() else 0.0
-        stop = pace.stop(read_record(run_dir.stop, StopNotice), upload_s) if run_dir.stop.exists() else 0
-        waiting = len(list(run_dir.outbox.glob("step-*")))
-        return Agreed(stop, save=self._by_time and pace.due(upload_s, waiting))
+        waiting = len(list(self._trainer.run_dir.outbox.glob("step-*")))
+        return Agreed(self._stop(), save=self._by_time and pace.due(self._upload_s, waiting))
+
+    def _stop(self) -> int:
+        path = self._trainer.run_dir.stop
+        return self._trainer.pace.stop(read_record(path, StopNotice), self._upload_s) if path.exists() else 0
+
+    @property
+    def _upload_s(self) -> float:
+        path = self._trainer.run_dir.pushed
+        return read_record(path, Pushed).upload_s if path.exists() else 0.0
 
 
 class CompleteHistory(TrainerCallback):  # type: ignore[misc]
@@ -138,7 +160,8 @@ class CompleteHistory(TrainerCallback):  # type: ignore[misc]
 
 
 class WatchHealth(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Judges the gradient norms that are logged, the same on every rank. Health stands in the checkpoints."""
+    """Judges the gradient norms that are logged and the steps that are skipped, the same on every rank. Health stands
+    in the checkpoints."""
 
     def __init__(self, trainer: AdapterTrainer) -> None:
         self._trainer = trainer
@@ -147,12 +170,18 @@ class WatchHealth(TrainerCallback, ExportableState):  # type: ignore[misc]
         """What the Trainer writes to ``trainer_state.json``."""
         return {"args": {}, "attributes": self._trainer.health.state()}
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._trainer.health.step(state.global_step, self._skipped)
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
         if "grad_norm" in logs:
-            skipped = bool(self._trainer.accelerator.optimizer_step_was_skipped)
-            self._trainer.health.grad_norm(state.global_step, logs["grad_norm"], logs["learning_rate"], skipped)
+            self._trainer.health.grad_norm(state.global_step, logs["grad_norm"], logs["learning_rate"], self._skipped)
+
+    @property
+    def _skipped(self) -> bool:
+        return bool(self._trainer.accelerator.optimizer_step_was_skipped)
 
 
 class Beat(TrainerCallback):  # type: ignore[misc]

@@ -47,7 +47,8 @@ class FitsMemory(TrainerCallback):  # type: ignore[misc]
     def _out_of_memory(self) -> torch.OutOfMemoryError | None:
         trainer, model = self._trainer, self._trainer.model_wrapped
         try:
-            trained = [p for p in model.parameters() if p.requires_grad]
+            has_states = bool(trainer.optimizer.state)  # a checkpoint has brought them
+            trained = [] if has_states else [p for p in model.parameters() if p.requires_grad]
             ballast = [torch.empty_like(parameter) for parameter in trained for _ in range(LATER)]
             model.train()
             inputs = trainer._prepare_inputs(longest_batch(trainer))

@@ -19,6 +19,13 @@ AT_THE_END = 3
 # that of preference losses: there the noise of single batches is larger than the loss.
 DEVIATIONS, MAD_TO_SIGMA = 8, 1.4826
 LEAST_SHARE, LEAST = 0.5, 0.5
+# Before there is a band, the later half of the losses is compared with the first one, which is the base model's own: a
+# single batch of one long row can be off by a third of that, and what has diverged is near the logarithm of the
+# vocabulary's size, mostly 10 to 12.
+EXPLODED_SHARE, EXPLODED, FEWEST = 3.0, 1.0, 6
+# The loss scale of fp16 begins at 2^16 and is halved at every step that overflows: after so many it is below 2^-14, and
+# no scale will do.
+SKIPPED = 30
 # An adapter starts as zero, so its first gradient is never zero unless it is cut off from the loss.
 FIRST_STEPS = 3
 
@@ -32,6 +39,7 @@ class Health:
         self._ordinary: deque[float] = deque(maxlen=WINDOW)
         self._spikes = 0
         self._zero_norms = 0
+        self._skipped = 0  # steps in a row
         self._newest = (0, 0.0, 0.0)  # step, loss and learning rate
 
     def state(self) -> dict[str, Any]:
@@ -53,7 +61,8 @@ class Health:
         """Judge the *loss* of *step*: the mean over its trained tokens, unsmoothed.
 
         Raises:
-            Diverged: it is no finite number, or the last PATIENCE losses lie above the band.
+            Diverged: it is no finite number, the last PATIENCE losses lie above the band, or those that would make up
+                the band have left the first one far below.
         """
         if not math.isfinite(loss):
             raise Diverged(f"loss is {loss} at step {step}, with learning rate {learning_rate:.2e}.", _FIX)
@@ -61,6 +70,8 @@ class Health:
         if top is None or loss <= top:
             self._ordinary.append(loss)
             self._spikes = 0
+            if len(self._ordinary) == LEARN:
+                self._check_beginning()
             return
         self._spikes += 1
         if self._spikes >= PATIENCE:
@@ -70,10 +81,25 @@ class Health:
         """There are no more steps.
 
         Raises:
-            Diverged: the last losses, AT_THE_END or more, lie above the band.
+            Diverged: the last losses, AT_THE_END or more, lie above the band; or there were too few for one, and the
+            later ones are far above the first.
         """
         if self._spikes >= AT_THE_END:
             raise self._diverged()
+        if FEWEST <= len(self._ordinary) < LEARN:
+            self._check_beginning()
+
+    def step(self, step: int, skipped: bool) -> None:
+        """Judge whether fp16's loss scaling has *skipped* the optimizer's *step*.
+
+        Raises:
+            Diverged: so have the SKIPPED last ones.
+        """
+        self._skipped = self._skipped + 1 if skipped else 0
+        if self._skipped == SKIPPED:
+            raise Diverged(
+                f"The gradients of {SKIPPED} steps in a row, until step {step}, overflow fp16 at any loss scale.", _FIX
+            )
 
     def grad_norm(self, step: int, norm: float, learning_rate: float, skipped: bool) -> None:
         """Judge the gradient *norm* of *step*. *skipped*: fp16's loss scaling left the step out, as it does now and
@@ -90,6 +116,17 @@ class Health:
                 f"grad_norm is 0 in each of the first {FIRST_STEPS} steps: nothing that is trained has a part in the "
                 "loss.",
                 "Check JOB_TARGET_MODULES, and that the rows have answers to learn.",
+            )
+
+    def _check_beginning(self) -> None:
+        first, *_ = losses = list(self._ordinary)
+        later = statistics.median(losses[len(losses) // 2 :])
+        if later > EXPLODED_SHARE * first + EXPLODED:
+            step, _, learning_rate = self._newest
+            raise Diverged(
+                f"loss has risen from {first:.4g} to {later:.4g} within {len(losses)} steps, until step {step}, with "
+                f"learning rate {learning_rate:.2e}.",
+                _FIX,
             )
 
     def _diverged(self) -> Diverged:

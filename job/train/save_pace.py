@@ -23,8 +23,9 @@ UNMEASURED_S = 1.0
 class SavePace:
     """Measures saves and steps, and decides by them."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, heard_later: bool) -> None:
+        """*heard_later*: the other ranks hear of a stop one step after this one."""
+        self._clock, self._heard_later = clock, heard_later
         self._since: float | None = None  # the newest save, or else the first step
         self._stepped_at: float | None = None
         self._gaps_s: deque[float] = deque(maxlen=2)  # between the ends of the last three steps
@@ -59,9 +60,8 @@ class SavePace:
         return True
 
     def stop(self, notice: StopNotice, upload_s: float) -> int:
-        """How to stop: with a checkpoint where it can be saved and pushed before the notice's deadline. All ranks hear
-        of it one step later."""
-        left = notice.deadline - self._clock() - self.step_s
+        """How to stop: with a checkpoint where it can be saved and pushed before the notice's deadline."""
+        left = notice.deadline - self._clock() - (self.step_s if self._heard_later else 0.0)
         if self._save_s is None:
             return STOP_AND_SAVE if left >= UNMEASURED_S else STOP
         return STOP_AND_SAVE if left >= self._save_s * SAVE_MARGIN + upload_s + AFTER_S else STOP

@@ -1,5 +1,7 @@
 """What TRL is told: the arguments of SFTConfig."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from job.records import Plan, TrainTask
@@ -50,12 +52,22 @@ def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir,
     else:
         settings |= {"save_strategy": "steps", "save_steps": spec.save_steps}
     if task.has_eval:
+        eval_steps = _eval_steps(spec, plan, sequences)
         settings |= {
             "eval_strategy": "steps",
-            "eval_on_start": task.resume_from is None,
-            "eval_steps": _eval_steps(spec, plan, sequences),
+            "eval_on_start": task.resume_from is None or _owes_evaluation(task.resume_from, eval_steps),
+            "eval_steps": eval_steps,
         }
     return settings | spec.trainer_args
+
+
+def _owes_evaluation(checkpoint: Path, eval_steps: int) -> bool:
+    """Whether *checkpoint* is of a step that was to be evaluated, which a stop has put off."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    step = state["global_step"]
+    return step % eval_steps == 0 and all(
+        entry["step"] < step for entry in state["log_history"] if "eval_loss" in entry
+    )
 
 
 def _eval_steps(spec: JobSpec, plan: Plan, sequences: int) -> int:

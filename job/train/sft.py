@@ -54,6 +54,8 @@ def train(run_dir: RunDir, rank: int) -> None:
     trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
     if task.has_eval and not obey.stopped and not trainer.evaluated_now:
         trainer.evaluate()
+        if trainer.control.should_save:  # a stop has broken it off
+            trainer._save_checkpoint(trainer.model, None)
     proof = _proof(watch, trainer, obey.stopped)
     if proof:
         with full_disk_told(run_dir.adapter):

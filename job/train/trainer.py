@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch import nn
+from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerState
 from trl import SFTTrainer
 
@@ -18,7 +20,7 @@ from job.errors import Bug
 from job.events import EventLog
 from job.records import Layout, Plan, TrainTask
 from job.rundir import RunDir
-from job.train.agreement import Agreed, Agreement
+from job.train.agreement import Agreed, Agreement, EvaluationStopped, StopPoll
 from job.train.checkpoint import full_disk_told, seal
 from job.train.fsdp import gather_head, leave_outputs_unrounded
 from job.train.health import Health
@@ -27,6 +29,7 @@ from job.train.proof import TOKEN_ROWS
 from job.train.save import check_finite, save_adapter, whole_adapter
 from job.train.save_pace import SavePace
 from job.train.vocabulary import show_bias
+from job.train.whole_rounds import WholeRounds, with_filler
 
 TOLD = {"step", "save_s", "eval_loss"}  # of a checkpoint, in the log
 
@@ -34,11 +37,17 @@ TOLD = {"step", "save_s", "eval_loss"}  # of a checkpoint, in the log
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     """Holds the adapter in the plan's dtype, and saves it whole; tells all ranks of each step's loss."""
 
-    def __init__(self, plan: Plan, task: TrainTask, run_dir: RunDir, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self, plan: Plan, task: TrainTask, run_dir: RunDir, *, train_dataset: Dataset, **settings: Any
+    ) -> None:
+        self._rows = len(train_dataset)
+        self._needs_filler = plan.num_processes > 1 and self._rows % plan.rows_at_a_time > 0
+        super().__init__(train_dataset=with_filler(train_dataset) if self._needs_filler else train_dataset, **settings)
         self.plan, self.task, self.run_dir = plan, task, run_dir
-        self.health, self.pace = Health(), SavePace()
+        self.health, self.pace = Health(), SavePace(heard_later=self.args.world_size > 1)
         self.agreement = Agreement(self.args.device, self.args.world_size, self.health)
+        self.stop_poll = StopPoll(self.args.device, self.args.world_size)
+        self.owes_checkpoint = False  # one was due when the loss lay outside its band
         self._step_loss = torch.zeros((), device=self.args.device)
         self._check_strategy()
         self.times_before: Mapping[str, float] = {}
@@ -92,6 +101,19 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         """Rows of new tokens are left out: weight decay pulls to zero, and they begin at a mean."""
         return [name for name in super().get_decay_parameter_names(model) if TOKEN_ROWS not in name]
 
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
+        """Upstream's, which never draws the filler."""
+        rows = (train_dataset or self.train_dataset).select(range(self._rows))
+        sampler: Sampler[int] = super()._get_train_sampler(rows)
+        return sampler
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        if self._needs_filler:
+            shard: Any = loader.batch_sampler
+            shard.batch_sampler = WholeRounds(shard.batch_sampler, self.args.world_size, filler=self._rows)
+        return loader
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Resumed after the last step, upstream would train one more."""
         if self.state.global_step >= self.state.max_steps:
@@ -106,17 +128,34 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         self._step_loss += loss
         return loss
 
-    def tell(self, asked: Agreed) -> None:
-        """Let all ranks know, one step later, what rank 0 asked for and what this step's loss is."""
-        self.agreement.tell(self.state.global_step, asked, self._step_loss, self._step_rate)
-        self._step_loss = torch.zeros_like(self._step_loss)
+    def exchange(self, asked: Agreed) -> Agreed:
+        """Let all ranks know what rank 0 asks for at the end of this step, and its loss; returns what is to be done.
+
+        Raises:
+            Diverged: by the loss of the step before.
+        """
+        loss, self._step_loss = self._step_loss, torch.zeros_like(self._step_loss)
+        return self.agreement.exchange(self.state.global_step, asked, loss, self._step_rate)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Upstream's, without a trace in the random numbers of training: an evaluation that a stop has put off comes
+        later. One that is broken off by a stop has no metrics."""
+        self.stop_poll = StopPoll(self.args.device, self.args.world_size)
+        metrics: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[]):
+            try:
+                metrics = super().evaluate(*args, **kwargs)
+            except EvaluationStopped:
+                self._metrics["eval"].clear()  # of the batches that were seen
+                self.model.train()  # by which upstream tells what a log is about
+        return metrics
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: the job writes its own."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Upstream's, and sealed when all ranks have written their part. What may be the beginning of a divergence is
-        not saved: it must not take the place of a good checkpoint.
+        not saved: it must not take the place of a good checkpoint. It is made up for when the loss is back.
 
         Raises:
             Diverged: at this very step; nothing is written.
@@ -125,7 +164,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         began, step = time.monotonic(), self.state.global_step
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{step}"
         self.agreement.hear()
-        if self.health.uneasy:
+        self.owes_checkpoint = self.health.uneasy
+        if self.owes_checkpoint:
             return
         self._clear(checkpoint)
         with full_disk_told(checkpoint):

@@ -29,7 +29,7 @@ def steps_until_due(pace: SavePace, clock: Clock, upload_s: float = 0.0) -> int:
 
 
 def test_the_first_checkpoint_is_due_a_minute_after_the_first_step(clock):
-    assert steps_until_due(SavePace(clock), clock) == 60
+    assert steps_until_due(SavePace(clock, heard_later=True), clock) == 60
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_first_checkpoint_is_due_a_minute_after_the_first_step(clock):
     ids=["cheap", "2 % of the time", "2 % of the time, whatever is at stake", "no faster than the store"],
 )
 def test_the_interval_grows_with_what_a_checkpoint_takes(clock, save_s, upload_s, seconds):
-    pace = SavePace(clock)
+    pace = SavePace(clock, heard_later=True)
     steps_until_due(pace, clock)
     pace.saved(save_s)
 
@@ -46,7 +46,7 @@ def test_the_interval_grows_with_what_a_checkpoint_takes(clock, save_s, upload_s
 
 
 def test_what_is_due_is_asked_for_once(clock):
-    pace = SavePace(clock)
+    pace = SavePace(clock, heard_later=True)
     steps_until_due(pace, clock)
 
     clock.now += 1
@@ -54,7 +54,7 @@ def test_what_is_due_is_asked_for_once(clock):
 
 
 def test_while_three_checkpoints_wait_to_be_pushed_none_is_due_and_then_one_is_at_once(clock):
-    pace = SavePace(clock)
+    pace = SavePace(clock, heard_later=True)
     pace.stepped()
 
     clock.now += 100
@@ -63,7 +63,7 @@ def test_while_three_checkpoints_wait_to_be_pushed_none_is_due_and_then_one_is_a
 
 
 def test_a_checkpoint_for_another_reason_puts_off_the_next(clock):
-    pace = SavePace(clock)
+    pace = SavePace(clock, heard_later=True)
     pace.stepped()
     clock.now += 59
     pace.saved(0.1)
@@ -76,7 +76,7 @@ def test_a_checkpoint_for_another_reason_puts_off_the_next(clock):
     [(9.9, 3.0, STOP), (10.1, 3.0, STOP_AND_SAVE), (8.1, 1.0, STOP_AND_SAVE), (-5.0, 0.0, STOP)],
 )
 def test_a_stop_comes_with_a_checkpoint_if_step_save_and_upload_fit_before_the_deadline(clock, left_s, upload_s, how):
-    pace = SavePace(clock)
+    pace = SavePace(clock, heard_later=True)
     pace.stepped()
     clock.now += 3.0  # a step
     pace.stepped()
@@ -87,7 +87,7 @@ def test_a_stop_comes_with_a_checkpoint_if_step_save_and_upload_fit_before_the_d
 
 @pytest.mark.parametrize("gaps", [(3.0, 3.0, 100.0), (3.0, 100.0, 3.0)], ids=["just now", "one step ago"])
 def test_an_evaluation_between_two_steps_makes_none_of_them_longer(clock, gaps):
-    pace = SavePace(clock)
+    pace = SavePace(clock, heard_later=True)
     pace.stepped()
     for gap in gaps:
         clock.now += gap
@@ -99,7 +99,7 @@ def test_an_evaluation_between_two_steps_makes_none_of_them_longer(clock, gaps):
 
 @pytest.mark.parametrize(("left_s", "how"), [(0.9, STOP), (1.1, STOP_AND_SAVE)])
 def test_a_first_checkpoint_is_tried_unless_hardly_any_time_is_left(clock, left_s, how):
-    pace = SavePace(clock)
+    pace = SavePace(clock, heard_later=True)
     pace.stepped()
 
     assert pace.stop(StopNotice(reason="", deadline=clock.now + left_s), 0.0) == how

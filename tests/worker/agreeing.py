@@ -54,7 +54,7 @@ def main() -> None:
     trainer, _ = make_trainer(*records, read_record(run_dir.train_task, TrainTask), run_dir, lambda: None)
     health = Listening()
     trainer.agreement = Agreement(trainer.args.device, trainer.args.world_size, health)
-    trainer.pace = SavePace(FastClock())
+    trainer.pace = SavePace(FastClock(), heard_later=trainer.args.world_size > 1)
     trainer.add_callback(Obey(trainer, by_time=True))
     trainer.train()
     logged = tuple(
