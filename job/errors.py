@@ -16,7 +16,7 @@
     ├── NetworkExhausted   83  counted      inputs could not be fetched after all retries
     ├── UploadIncomplete   84  counted      trained, but not all of it is verified in every output
     ├── DeadlineReached    85  operator     deadline or budget reached, partial result published
-    ├── Diverged           90  never        the loss is no longer a number
+    ├── Diverged           90  never        the loss or a gradient is no number, or the loss has left its band for good
     ├── OutOfMemory        91  never        no memory left after all fallbacks
     ├── AdapterRejected    92  never        the adapter did not learn
     └── NoProgress         93  never        three attempts without a new durable step

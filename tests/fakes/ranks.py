@@ -2,7 +2,8 @@
 ``job.train`` under any launcher, and ``… RUN_DIR COUNT`` starts that many, waiting for all as long as one lives.
 
 Each has a child in a session of its own, and trains until the stop file is there. FAKE_DEAF: that rank does not obey
-it. FAKE_STUCK: it waits for ever. FAKE_RAISES, FAKE_LEAVES: it fails with a report, without one. FAKE_DIES: by SIGKILL.
+it. FAKE_STUCK: it waits for ever. FAKE_RAISES, FAKE_FULL, FAKE_LEAVES: it fails with a report, of bad data or of a
+GPU's full memory, or without one. FAKE_DIES: by SIGKILL.
 FAKE_WATCHES: it reports the loss of a peer at once. FAKE_CORE_S: seconds until the end of a crashed rank is recorded.
 """
 
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 from job.child import run_child
-from job.errors import BadData, GpuFault
+from job.errors import BadData, GpuFault, OutOfMemory
 from job.events import EventLog
 from job.records import Exit, WorkerError
 from job.rundir import RunDir, write_json
@@ -68,6 +69,8 @@ def misbehave() -> None:
         stuck()
     if _is("RAISES"):
         raise BadData("row 3 is broken")
+    if _is("FULL"):
+        raise OutOfMemory("GPU memory ran out (32 MiB)")
     if _is("DIES"):
         os.kill(os.getpid(), signal.SIGKILL)
     if _is("LEAVES"):

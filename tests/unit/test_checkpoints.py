@@ -28,7 +28,7 @@ def plan(strategy: str, num_processes: int = 2, **settings: str) -> Plan:
     )  # fmt: skip
 
 
-def write(folder: Path, strategy: str, step: int = 20) -> Path:
+def write(folder: Path, strategy: str, step: int = 20, precision: str = "bf16") -> Path:
     """A checkpoint as two processes leave it."""
     checkpoint = folder / f"checkpoint-{step}"
     for name in COMMON + FILES[strategy]:
@@ -36,7 +36,7 @@ def write(folder: Path, strategy: str, step: int = 20) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("content")
     layout = Layout(
-        step=step, strategy=strategy, num_processes=2, precision="bf16", adapter_dtype="fp32", quantization="none",
+        step=step, strategy=strategy, num_processes=2, precision=precision, adapter_dtype="fp32", quantization="none",
         eval_loss=None, save_s=1.0,
     )  # fmt: skip
     write_json(checkpoint / LAYOUT, layout)
@@ -94,3 +94,12 @@ def test_checkpoints_of_other_numbers_are_passed_over(tmp_path, change):
     write(tmp_path, "ddp")
 
     assert newest_checkpoint(tmp_path, plan("ddp", **change)) is None
+
+
+def test_in_fp16_the_loss_scale_is_needed_too(tmp_path):
+    checkpoint = write(tmp_path, "single", precision="fp16")
+    assert not is_complete(checkpoint, plan("single", precision="fp16"))
+
+    (checkpoint / "scaler.pt").write_text("content")
+
+    assert is_complete(checkpoint, plan("single", precision="fp16"))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from job.errors import Diverged
-from job.train.health import AT_THE_END, LEARN, PATIENCE, Health
+from job.train.health import AT_THE_END, LEARN, PATIENCE, SKIPPED, Health
 
 
 def watch(losses: Iterable[float], health: Health | None = None, first: int = 1) -> Health:
@@ -168,3 +168,37 @@ def test_a_gradient_that_is_zero_now_and_then_is_no_reason_to_stop():
         health.grad_norm(step, norm, 1e-4, skipped=False)
 
     assert not health.uneasy
+
+
+@pytest.mark.parametrize("at", [2, 5, 8, 15])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_explodes_before_there_is_a_band_ends_training(at, seed):
+    losses = add([2.0] * (at - 1) + [11.0] * (200 - at), noise(0.2, 199, seed))
+
+    with pytest.raises(Diverged, match=r"has risen from|in a row above") as caught:
+        watch(losses)
+
+    assert "learning rate 2.00e-04" in caught.value.cause
+
+
+def test_a_short_training_that_explodes_says_so_at_its_end():
+    health = watch([2.0, 2.1] + [11.0] * 6)
+
+    with pytest.raises(Diverged, match=r"risen from 2 to 11 within 8 steps, until step 8"):
+        health.end()
+
+
+def test_of_a_handful_of_steps_nothing_is_concluded():
+    watch([2.0] + [11.0] * 4).end()
+
+
+def test_steps_that_fp16_leaves_out_for_ever_end_training():
+    health = Health()
+    for step in range(1, SKIPPED):
+        health.step(step, skipped=True)
+    health.step(SKIPPED, skipped=False)
+    for step in range(1, SKIPPED):
+        health.step(SKIPPED + step, skipped=True)
+
+    with pytest.raises(Diverged, match=f"{SKIPPED} steps in a row, until step {2 * SKIPPED}, overflow fp16"):
+        health.step(2 * SKIPPED, skipped=True)

@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from job.attempts import claim
 from job.attempts.folder import SPARING, Rhythm
 from job.errors import GpuFault, NetworkExhausted, OutputTaken
 from job.outcome import success
 from job.output import Output
-from tests.unit.attempts import (
-    QUICK,
-    World,
-    ended_with,
-    state,
-    until,
-)
+from job.records import Progress
+from tests.unit.attempts import QUICK, World, ended_with, spec_for, state, still, until
 
 
 def test_an_attempt_that_was_taken_for_dead_learns_of_its_successor(place, take):
@@ -65,6 +61,19 @@ def test_a_store_that_does_not_answer_is_no_successor(s3_server, take):
     with pytest.raises(NetworkExhausted):
         attempt.confirm()
     attempt.check()
+
+
+def test_a_new_phase_is_told_at_once(folder):
+    now = Progress(phase="prepare")
+    attempt = claim(Output(folder), spec_for(folder), lambda: now, 1, World().watch)  # with ten seconds between beats
+    until(state(folder).pulse)
+    began = time.monotonic()
+
+    now = Progress(phase="train")
+
+    until(lambda: state(folder).pulse().progress.phase == "train")
+    assert time.monotonic() - began < 5
+    still(attempt)
 
 
 def test_a_signal_is_told_at_once_to_whoever_waits(folder, take):

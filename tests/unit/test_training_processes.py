@@ -23,6 +23,7 @@ from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
 from job.training import train_within_memory
 from tests.tiny import ROOT
+from tests.unit.test_checkpoints import write as write_checkpoint
 
 PLAN = Plan(
     strategy="ddp", num_processes=2, precision="bf16", per_device_train_batch_size=1, gradient_accumulation_steps=1,
@@ -167,23 +168,36 @@ def test_a_rank_that_the_kernel_killed_for_memory_is_told_from_one_that_somebody
     assert by_kernel.of_host
 
 
+def run_in(folder: Path, **fake: object) -> tuple[Run, TrainTask]:
+    task = TrainTask(model_path=folder, data_path=folder, base_model_name="m", base_model_revision=None, has_eval=False)
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | {f"FAKE_{name}": str(value) for name, value in fake.items()}
+    spec = JobSpec(model="org/m", output_uri=("/out",), work_dir=folder)
+    run = Run(spec, env, Console(sys.stderr, redactor({})), StopRequest())
+    run.dir.root.mkdir(parents=True)
+    return run, task
+
+
 def test_a_host_without_memory_is_not_given_a_smaller_plan_for_the_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "oom_kills", itertools.count().__next__)
-    task = TrainTask(
-        model_path=tmp_path, data_path=tmp_path, base_model_name="m", base_model_revision=None, has_eval=False
-    )
+    run, task = run_in(tmp_path, DIES=1)
     larger = PLAN.model_copy(update={"per_device_train_batch_size": 4})
-    env = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_DIES": "1"}
-    run = Run(
-        JobSpec(model="org/m", output_uri=("/out",), work_dir=tmp_path), env, Console(sys.stderr, redactor({})),
-        StopRequest(),
-    )  # fmt: skip
-    run.dir.root.mkdir(parents=True)
 
     with pytest.raises(OutOfMemory, match="the container's memory ran out"):
         train_within_memory(larger, task, run, lambda: None)
 
     assert read_record(run.dir.plan, Plan) == larger
+
+
+@pytest.mark.parametrize(("has_checkpoint", "ends_as"), [(True, "ddp"), (False, "fsdp")])
+def test_steps_that_are_saved_are_not_given_up_for_a_strategy_that_cannot_read_them(tmp_path, has_checkpoint, ends_as):
+    run, task = run_in(tmp_path, FULL=1)
+    if has_checkpoint:
+        write_checkpoint(run.dir.checkpoints, "ddp")
+
+    with pytest.raises(OutOfMemory, match="GPU memory ran out"):
+        train_within_memory(PLAN, task, run, lambda: None)
+
+    assert read_record(run.dir.plan, Plan).strategy == ends_as
 
 
 def test_ranks_that_end_after_a_notice_end_well(training):

@@ -45,22 +45,22 @@ class Inputs:
     data: Path
 
 
-def make_inputs(folder: Path, eval_fraction: float = 0.0) -> Inputs:
+def make_inputs(folder: Path, eval_fraction: float = 0.0, rows: int = 200, *, packing: bool = False) -> Inputs:
     """Real questions where they are at hand, else sums."""
-    rows = folder / "rows.jsonl"
+    path = folder / "rows.jsonl"
     if GSM8K.exists():
-        rows.write_text("".join(GSM8K.read_text().splitlines(keepends=True)[:200]))
+        path.write_text("".join(GSM8K.read_text().splitlines(keepends=True)[:rows]))
     else:
-        write_rows(rows, 200)
-    model = write_model(folder / "model", rows, vocab_size=1024)
+        write_rows(path, rows)
+    model = write_model(folder / "model", path, vocab_size=1024)
     data = folder / "data"
     data.mkdir()
     gate = GateSettings(bad_rows="fail", max_bad_fraction=0.0, allow=())
     prepare(
         PrepareTask(
-            train_files=(DataFile(path=rows, name=rows.name, identity=""),), tokenizer=model, tokenizer_identity="",
-            columns={"prompt": "question", "completion": "answer"}, format=None, response_template=None, packing=False,
-            max_length=256, eval_fraction=eval_fraction, seed=1, gate=gate,
+            train_files=(DataFile(path=path, name=path.name, identity=""),), tokenizer=model, tokenizer_identity="",
+            columns={"prompt": "question", "completion": "answer"}, format=None, response_template=None,
+            packing=packing, max_length=256, eval_fraction=eval_fraction, seed=1, gate=gate,
         ),
         data,
     )  # fmt: skip

@@ -84,6 +84,16 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(inputs, finished
     assert again.result.tokens == finished.result.tokens
 
 
+def test_checkpoints_come_as_often_as_this_attempt_asks(finished, tmp_path):
+    checkpoint = finished.files.checkpoints / f"checkpoint-{SAVE_STEPS}"
+    settings = finished.settings | {"save_steps": 2, "logging_steps": 3}
+
+    again = replace(finished, root=tmp_path / "again", settings=settings, resume_from=checkpoint).execute()
+
+    assert sorted(path.name for path in again.files.outbox.iterdir()) == ["step-00000008", "step-00000010"]
+    assert [entry.step for entry in again.result.history if entry.step > SAVE_STEPS] == [8, 9, 10]
+
+
 @pytest.mark.parametrize("strategy", ["single", "ddp"])
 def test_dropout_goes_on_where_it_was(inputs, tmp_path, strategy):
     run = make_run(inputs, tmp_path / "run", strategy, save_steps=SAVE_STEPS)
