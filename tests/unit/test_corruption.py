@@ -1,4 +1,4 @@
-"""Damaged files through all of `prepare`: they end in prepared rows or in a problem that names its place."""
+"""Damaged files through all of preparation: they end in prepared rows or in a problem that names its place."""
 
 import json
 import random
@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from job.errors import BadData
-from job.prepare.story import prepare
+from job.prepare.story import write_rows
+from job.prepare.tokenize import RowTokenizer
 from job.records import DataFile, GateSettings, Prepared, PrepareTask
 from tests.corruption import ROWS, arrow, damage_bytes, damage_row, parquet, whole_files, wrong_value
 from tests.unit.conftest import MakeTokenizer
@@ -34,16 +35,16 @@ _OF_THE_FILE = (
 STRICT = GateSettings(bad_rows="fail", max_bad_fraction=0.0, allow=("truncation", "nothing_to_learn", "untrained_end"))
 
 
-def prepared(folder: Path, tokenizer: Path, files: dict[str, bytes], gate: GateSettings = STRICT) -> Prepared | BadData:
+def prepared(folder: Path, tokenizer: RowTokenizer, files: dict[str, bytes], gate: GateSettings = STRICT) -> Prepared | BadData:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     task = PrepareTask(
         train_files=tuple(DataFile(path=folder / name, name=name, identity="") for name in files),
-        tokenizer=tokenizer, tokenizer_identity="", columns={}, format=None, response_template=None, max_length=2**20,
+        tokenizer=folder, tokenizer_identity="", columns={}, format=None, response_template=None, max_length=2**15,
         eval_fraction=0.0, seed=1, packing=False, gate=gate,
     )  # fmt: skip
     try:
-        return prepare(task, folder)
+        return write_rows(task, folder, tokenizer)
     except BadData as refused:
         return refused
 
@@ -56,7 +57,7 @@ def names_its_place(problem: str, name: str) -> bool:
 
 @pytest.mark.parametrize("name", whole_files())
 def test_damaged_bytes_end_in_rows_or_in_a_problem_with_its_place(tmp_path, make_tokenizer: MakeTokenizer, name):
-    rng, tokenizer, whole = random.Random(name), make_tokenizer(MARKED), whole_files()[name]
+    rng, tokenizer, whole = random.Random(name), RowTokenizer(make_tokenizer(MARKED)), whole_files()[name]
     sound = prepared(tmp_path, tokenizer, {name: whole})
     outcomes = [prepared(tmp_path, tokenizer, {name: damage_bytes(rng, whole)}) for _ in range(120)]
 
@@ -68,7 +69,7 @@ def test_damaged_bytes_end_in_rows_or_in_a_problem_with_its_place(tmp_path, make
 @pytest.mark.parametrize("template", [COMPARED, MARKED], ids=["compared", "marked"])
 @pytest.mark.parametrize("format_", ROWS)
 def test_the_one_damaged_row_is_named_by_its_line(tmp_path, make_tokenizer: MakeTokenizer, format_, template):
-    rng, tokenizer = random.Random(format_), make_tokenizer(template)
+    rng, tokenizer = random.Random(format_), RowTokenizer(make_tokenizer(template))
     sound = json.dumps(ROWS[format_][0])
     refused = 0
     for number in range(100):
@@ -91,7 +92,7 @@ def test_the_one_damaged_row_is_named_by_its_line(tmp_path, make_tokenizer: Make
 
 
 def test_a_damaged_first_row_is_named_too(tmp_path, make_tokenizer: MakeTokenizer):
-    rng, tokenizer = random.Random(1), make_tokenizer(COMPARED)
+    rng, tokenizer = random.Random(1), RowTokenizer(make_tokenizer(COMPARED))
     for format_ in ROWS:
         for _ in range(30):
             damaged = damage_row(rng, format_)
@@ -101,7 +102,7 @@ def test_a_damaged_first_row_is_named_too(tmp_path, make_tokenizer: MakeTokenize
 
 @pytest.mark.parametrize("format_", ROWS)
 def test_tables_with_columns_of_another_type_name_their_rows(tmp_path, make_tokenizer: MakeTokenizer, format_):
-    rng, tokenizer = random.Random(format_), make_tokenizer(COMPARED)
+    rng, tokenizer = random.Random(format_), RowTokenizer(make_tokenizer(COMPARED))
     written = 0
     for number in range(40):
         try:
@@ -119,7 +120,7 @@ def test_tables_with_columns_of_another_type_name_their_rows(tmp_path, make_toke
 
 
 def test_damaged_rows_of_many_files_are_all_found_where_they_are_skipped(tmp_path, make_tokenizer: MakeTokenizer):
-    rng, tokenizer = random.Random(5), make_tokenizer(COMPARED)
+    rng, tokenizer = random.Random(5), RowTokenizer(make_tokenizer(COMPARED))
     lenient = STRICT.model_copy(update={"bad_rows": "skip", "max_bad_fraction": 1.0})
     sound = json.dumps(ROWS["messages"][0])
     for _ in range(20):
