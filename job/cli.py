@@ -1,5 +1,6 @@
 """The verbs a person can type. Without one the job runs."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -196,14 +197,12 @@ def _base_spec(env: Mapping[str, str], stop: StopRequest) -> dict[str, Any] | No
 
 def _tell(outcome: Outcome) -> None:
     words = f"{outcome.cause} {outcome.fix}".strip()
-    print(
-        words if outcome.code == 0 else f"{outcome.error_class} ({outcome.code}) in {outcome.phase}: {words}",
-        file=sys.stderr,
-    )
-    sys.stderr.flush()
-    print(to_line(outcome), flush=True)
+    shown = words if outcome.code == 0 else f"{outcome.error_class} ({outcome.code}) in {outcome.phase}: {words}"
+    for stream, line in ((sys.stderr, shown), (sys.stdout, to_line(outcome))):
+        with contextlib.suppress(OSError):  # nobody reads it: the exit status and the output still tell
+            print(line, file=stream, flush=True)
 
 
 def _tell_all(outcome: Outcome) -> None:
-    _tell(outcome)
     write_termination_log(outcome)
+    _tell(outcome)

@@ -1,5 +1,6 @@
 """What a person sees, on stderr: phases, the plan, and training progress. stdout carries only the outcome."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -126,18 +127,21 @@ class Console:
     def _renew(self, line: str) -> None:
         """One more line, or on a terminal the same line again."""
         if self._live and not self._quiet:
-            self._stream.write(f"\r\x1b[K{line}")
-            self._stream.flush()
+            self._put(f"\r\x1b[K{line}")
             self._open_line = True
         else:
             self.say(line)
 
     def _write(self, text: str) -> None:
-        if self._open_line:
-            self._stream.write("\n")
-            self._open_line = False
-        self._stream.write(self._redact(text) + "\n")
-        self._stream.flush()
+        begin = "\n" if self._open_line else ""
+        self._open_line = False
+        self._put(f"{begin}{self._redact(text)}\n")
+
+    def _put(self, text: str) -> None:
+        """A terminal that is gone, or a full disk under a log, is no reason to end a run."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def forecast_lines(spec: JobSpec, forecast: Forecast, num_gpus: int) -> Iterator[str]:

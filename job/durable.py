@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import JobError
+from job.errors import JobError, NotFound
 from job.records import Layout, Plan
 from job.storage import Store, StoredFile
 from job.storage.transfer import MANIFEST, sha256_of
@@ -52,7 +52,7 @@ def find_durable(store: Store, fingerprint: str, warn: Say) -> list[Durable]:
     for step, files in sorted(_by_step(store.snapshot().files).items(), reverse=True):
         try:
             found.append(_vouched(store, step, files, fingerprint))
-        except ValueError as reason:
+        except (ValueError, NotFound) as reason:  # NotFound: it has been removed meanwhile
             warn(f"  the checkpoint of step {step} is passed over: {reason}")
     return found
 

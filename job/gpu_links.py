@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from job.errors import GpuFault, JobError
-from job.processes import POLL_S, StopRequest, child_error, end_descendants
+from job.processes import POLL_S, StopRequest, child_error, die_with_parent, end_descendants
 from job.records import AllReduce, Plan
 from job.rundir import read_record
 
@@ -65,7 +65,7 @@ def all_reduce(processes: int, folder: Path, env: Mapping[str, str], stop: StopR
             subprocess.Popen(
                 [sys.executable, "-m", "job.probe.all_reduce", folder, str(rank), str(processes), BACKEND],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={"NCCL_DEBUG": "WARN", **env},
-                start_new_session=True,
+                start_new_session=True, preexec_fn=die_with_parent,
             )
             for rank in range(processes)
         ]  # fmt: skip

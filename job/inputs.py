@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from job.errors import BadData
+from job.errors import BadData, NotFound
 from job.facts.dataset import CARD, choose_files
 from job.facts.model import identity, inspect_model, small_files, weight_files
 from job.records import DataFile, ModelFacts
@@ -83,7 +83,7 @@ def find_model(text: str, cache: Path | None = None) -> ModelSource:
     """
     uri = parse_uri(text, "model")
     store = open_store(uri)
-    snapshot = store.snapshot()
+    snapshot = _whole(store)
     facts = inspect_model(store, snapshot, cache / "headers" if cache else None)
     needed = (*small_files(snapshot), *weight_files(store, snapshot))
     name = uri.repo_id if isinstance(uri, HubUri) else text
@@ -101,11 +101,23 @@ def find_dataset(text: str) -> Source:
     uri = parse_uri(text, "dataset")
     place = split_pattern(uri)[0]
     store = open_store(place)
-    snapshot = store.snapshot()
+    snapshot = _whole(store)
     files = choose_files(uri, snapshot, _card(uri, store, snapshot))
     if filled := [file for file in files if file.size]:  # no byte of an empty file can be asked for
         store.read(filled[0].path, 0, 1)
     return Source(place, store, tuple(files), snapshot.revision)
+
+
+def _whole(store: Store) -> Snapshot:
+    """A snapshot of *store*.
+
+    Raises:
+        NotFound: a link in it leads nowhere; what it stands for is missing.
+    """
+    snapshot = store.snapshot()
+    if snapshot.dangling:
+        raise NotFound(f"{store.uri}/{snapshot.dangling[0]} is a link that leads nowhere.", "Mend or remove it.")
+    return snapshot
 
 
 def _card(uri: Uri, store: Store, snapshot: Snapshot) -> bytes:

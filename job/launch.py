@@ -11,7 +11,7 @@ from typing import Literal
 
 from job.child import read_error
 from job.errors import GpuFault, Interrupted, JobError
-from job.processes import POLL_S, child_error, kill_descendants, last_line
+from job.processes import POLL_S, child_error, die_with_parent, kill_descendants, last_line
 from job.records import Plan, StopNotice
 from job.root_cause import oom_kills, root_cause
 from job.rundir import RunDir, read_record, write_json
@@ -108,7 +108,7 @@ def _start(plan: Plan, run_dir: RunDir, env: Mapping[str, str]) -> "subprocess.P
     with run_dir.worker_log.open("wb") as output:
         return subprocess.Popen(
             launch_command(plan, run_dir), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env=launch_env(plan, env), start_new_session=True,
+            env=launch_env(plan, env), start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
 
 

@@ -32,11 +32,16 @@ def failure(
         code=error.exit_code,
         error_class=type(error).__name__,
         phase=phase,
-        cause=redact(error.cause),
-        fix=redact(_fix(error, phase, last_durable_step)),
+        cause=_readable(redact(error.cause)),
+        fix=_readable(redact(_fix(error, phase, last_durable_step))),
         last_durable_step=last_durable_step,
         attempt=attempt,
     )
+
+
+def _readable(text: str) -> str:
+    """With a question mark for each byte of a name that is not UTF-8, which JSON could not hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _status(error: JobError) -> Literal["partial", "interrupted", "failed"]:

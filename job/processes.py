@@ -25,7 +25,10 @@ from job.redact import SECRET_NAME
 T = TypeVar("T")
 
 POLL_S = 0.05
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_SIGKILL = int(signal.SIGKILL)  # as little as possible is done between fork and exec
+_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _TERMINATE_S = 2.0  # between SIGTERM and SIGKILL for processes that outlive their job
 # SIGKILL takes milliseconds, and seconds where much memory is to be freed. A process that sleeps in a broken driver is
 # not ended by it at all: the job then ends without it, and whoever owns the machine sees both.
@@ -33,8 +36,8 @@ _KILL_S = 30.0
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has arrived, or the time is up. Use as a context manager around the whole run, in the
-    main thread."""
+    """Whether SIGTERM, SIGINT or SIGHUP has arrived, or the time is up. Use as a context manager around the whole run,
+    in the main thread."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -42,7 +45,9 @@ class StopRequest:
         self._limit: tuple[float, JobError] | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        # nohup has SIGHUP ignored, and means it.
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+        self._previous = {number: signal.signal(number, self._note) for number in _STOPS - ignored}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,7 +126,7 @@ class Child:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, env=dict(env), start_new_session=True,
+                stderr=subprocess.STDOUT, env=dict(env), start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
 
     def wait(self, stop: StopRequest, watch: Callable[[], None] = lambda: None) -> None:
@@ -163,7 +168,13 @@ def last_line(log: Path) -> str:
 
 def adopt_orphans() -> None:
     """Make this process the parent of every orphan below it (it already is when it runs as PID 1)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """For a new process to call first: it is killed when the thread that made it ends, which waits for it. So nothing
+    goes on training for a job that was killed without a chance to end it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 
 def end_descendants() -> None:

@@ -16,6 +16,7 @@ from job.records import Claim, Outcome, Progress
 from job.spec import JobSpec
 from job.storage import Store
 
+_LOST_S = 0.2  # after a claim that another one has won
 _SETTLE_S = 2.0  # for a rival's write to land, on a store that lets two win at the same moment
 _END_S = 10.0  # for the store to take the last words
 _WAITS_S = (0.5, 1.0, 2.0)  # between the tries of the outcome
@@ -113,6 +114,7 @@ def claim(
             heart = Heart(newest.next, progress, num_gpus, rhythm, watch.stop)
             heart.start()
             return Attempt(newest.next, earlier, heart)
+        watch.sleep(_LOST_S)  # for the winner's claim to be seen
 
 
 def rhythm_of(output: Output) -> Rhythm:

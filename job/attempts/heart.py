@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from job.attempts.folder import CLAIM, HEARTBEAT, STATUS, AttemptFolder, Rhythm, status, to_bytes
-from job.processes import StopRequest
+from job.processes import StopRequest, Task
 from job.records import Outcome, Progress, Pulse
 
 _LOOK_S = 0.2  # between two looks at whether the run is asked to stop
@@ -29,24 +29,25 @@ class Heart(threading.Thread):
         super().__init__(daemon=True, name="heart")
         self._folder, self._progress, self._num_gpus = folder, progress, num_gpus
         self._rhythm, self._stop_request, self._clock = rhythm, stop, clock
-        self._began, self._beats, self._ending, self._phase = clock(), 0, False, ""
+        self._began, self._beats, self._ending, self._phase = clock(), -1, False, ""
         self._stopped = threading.Event()
         self.superseded = False
 
     def run(self) -> None:
         while not (self._stopped.is_set() or self.superseded):
-            self._beat()
-            self._pause()
+            due = self._clock() + self._rhythm.beat_s
+            Task(self._beat).join(self._rhythm.beat_s)  # a request can hang for as long as a lease
+            self._pause(due)
 
-    def _pause(self) -> None:
+    def _pause(self, due: float) -> None:
         """Until the next beat is due, a signal asks the run to stop, or it enters another phase: whoever waits for it
         should know at once, and of one that dies soon after, whether it had begun to train."""
-        due = self._clock() + self._rhythm.beat_s
         while self._clock() < due and not self._stopped.wait(min(_LOOK_S, self._rhythm.beat_s)):
             if self._progress().phase != self._phase or (self._stop_request.signal is not None and not self._ending):
                 return
 
     def _beat(self) -> None:
+        self._beats += 1
         self._ending, self._phase = self._stop_request.signal is not None, self._progress().phase
         with contextlib.suppress(Exception):  # whatever it is, a heart that stops would give the run away
             self.look()
@@ -57,7 +58,6 @@ class Heart(threading.Thread):
         if self._beats % self._rhythm.status_beats == 0:
             with contextlib.suppress(Exception):
                 self.put_status(None)
-        self._beats += 1
 
     def look(self) -> None:
         """Notice whether another attempt has taken this one for dead, as after a long pause of the machine.

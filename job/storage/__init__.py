@@ -28,10 +28,12 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A store's files at one moment. *revision* is the commit on the Hub and None elsewhere."""
+    """A store's files at one moment. *revision* is the commit on the Hub and None elsewhere; *dangling* are the paths
+    of links in a folder that lead nowhere."""
 
     files: tuple[StoredFile, ...]
     revision: str | None = None
+    dangling: tuple[str, ...] = ()
 
 
 class Store(Protocol):

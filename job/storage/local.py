@@ -28,11 +28,12 @@ class LocalStore:
 
     def snapshot(self) -> Snapshot:
         with self._reading():
-            paths = [self._root] if self._root.is_file() else list(_walk(self._root))
-            files = tuple(self._describe(path) for path in sorted(paths))
+            paths = [self._root] if self._root.is_file() else sorted(_walk(self._root))
+            files = tuple(file for path in paths if (file := self._describe(path)))
         if not files:
             raise NotFound(f"{self.uri} holds no files.", "Check the path; inside a container, check the mount.")
-        return Snapshot(files)
+        links = (path for path in paths if path.is_symlink() and not path.exists())
+        return Snapshot(files, dangling=tuple(path.relative_to(self._root).as_posix() for path in links))
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         with self._reading(), self._locate(path).open("rb") as file:
@@ -107,9 +108,15 @@ class LocalStore:
     def _locate(self, path: str) -> Path:
         return self._root if path == self._root.name and self._root.is_file() else self._root / path
 
-    def _describe(self, path: Path) -> StoredFile:
+    def _describe(self, path: Path) -> StoredFile | None:
+        """None: it is no file, leads nowhere, or has just been removed."""
         name = path.name if path == self._root else path.relative_to(self._root).as_posix()
-        status = path.stat()
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
         return StoredFile(name, status.st_size, str(status.st_mtime_ns))
 
     def _create(self, target: Path, data: bytes) -> bool:
@@ -163,9 +170,8 @@ def _walk(root: Path) -> Iterator[Path]:
 
     for folder, _, names in os.walk(root, onerror=refuse):
         for name in names:
-            path = Path(folder, name)
-            if not name.startswith(_TEMPORARY) and stat.S_ISREG(path.stat().st_mode):
-                yield path
+            if not name.startswith(_TEMPORARY):
+                yield Path(folder, name)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ def keep(work: Callable[[], None], run_dir: RunDir, rank: int, world_size: int) 
     Returns:
         The child's exit status, or 128 + the signal that killed it.
     """
+    die_with(os.getppid())  # the launcher
     run_dir.exit(rank).unlink(missing_ok=True)
     keeper = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)  # until both know what to do about them
@@ -87,14 +88,19 @@ def ask_to_stop(run_dir: RunDir, number: int) -> None:
 def _settle_in(run_dir: RunDir, rank: int, keeper: int) -> None:
     """What the new process does first: die with its keeper, pass signals on to all ranks, show that it lives, and be
     ready to say where it stands."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != keeper:  # it died before
-        os._exit(1)
+    die_with(keeper)
     for number in STOPPERS:
         signal.signal(number, lambda number, _frame: ask_to_stop(run_dir, number))
     write_bytes(run_dir.beat(rank), str(os.getpid()).encode())
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, file=_open(run_dir.stack(rank)), all_threads=True)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the process *parent* ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it has before
+        os._exit(1)
 
 
 def _open(path: Path) -> int:

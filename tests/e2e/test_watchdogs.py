@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.job import Ended, logged, run_and_act
+from tests.e2e.job import Ended, logged, run_and_act, start
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ def last_rank_gets(number: signal.Signals, env: dict[str, str], work_dir: Path, 
 def run_long(env: dict[str, str], work_dir: Path, act: Callable[..., object]) -> Ended:
     long = env | {"JOB_MAX_STEPS": "100000", "JOB_HANG_TIMEOUT_S": str(HANG_S)}
     ended = run_and_act(long, lambda: logged(work_dir, "first_step"), act)
-    assert subprocess.run(["pgrep", "-f", str(work_dir)], capture_output=True, text=True).stdout == ""
+    assert _processes(work_dir) == ""
     return ended
 
 
@@ -64,3 +65,33 @@ def test_ranks_that_cannot_stop_are_killed_when_the_grace_is_over(env, tmp_path)
     assert ended.code == 75, ended.shown
     assert ended.outcome["cause"] == "SIGTERM arrived. The training processes did not stop in time."
     assert 3 <= ended.seconds < 10
+
+
+def test_a_terminal_that_hangs_up_stops_the_run_as_sigterm_does(env, tmp_path):
+    ended = run_long(env, tmp_path / "work", lambda process: process.send_signal(signal.SIGHUP))
+
+    assert (ended.code, ended.outcome["cause"].split(".")[0]) == (75, "SIGHUP arrived")
+    assert ended.outcome["last_durable_step"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_that_is_killed_takes_its_ranks_with_it(env, tmp_path, processes):
+    """By the kernel, say, for its memory: there is no container to end with it."""
+    long = {"JOB_MAX_STEPS": "100000", "JOB_NUM_PROCESSES": str(processes)}
+    process = start(env | long)
+    when = time.monotonic() + 120
+    while not logged(tmp_path / "work", "first_step"):
+        assert time.monotonic() < when, "there was no first step"
+        time.sleep(0.05)
+
+    process.kill()
+    process.communicate()
+
+    gone_by = time.monotonic() + 10
+    while (left := _processes(tmp_path / "work")) and time.monotonic() < gone_by:
+        time.sleep(0.1)
+    assert left == ""
+
+
+def _processes(work_dir: Path) -> str:
+    return subprocess.run(["pgrep", "-f", str(work_dir)], capture_output=True, text=True).stdout

@@ -35,7 +35,9 @@ _OF_THE_FILE = (
 STRICT = GateSettings(bad_rows="fail", max_bad_fraction=0.0, allow=("truncation", "nothing_to_learn", "untrained_end"))
 
 
-def prepared(folder: Path, tokenizer: RowTokenizer, files: dict[str, bytes], gate: GateSettings = STRICT) -> Prepared | BadData:
+def prepared(
+    folder: Path, tokenizer: RowTokenizer, files: dict[str, bytes], gate: GateSettings = STRICT
+) -> Prepared | BadData:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     task = PrepareTask(

@@ -54,6 +54,18 @@ def test_a_heart_goes_on_when_the_store_fails_for_a_while(s3_server, take):
     attempt.check()
 
 
+def test_a_request_that_hangs_does_not_keep_the_next_beat_waiting(s3_server, take):
+    take("s3://bucket/out", rhythm=QUICK)
+    until(state("s3://bucket/out").pulse)
+    began = time.monotonic()
+    s3_server.faults.plan("slow", method="PUT", path="heartbeat", times=1, seconds=8)
+    before = state("s3://bucket/out").pulse().beat
+
+    until(lambda: state("s3://bucket/out").pulse().beat > before + 2)
+
+    assert time.monotonic() - began < 6
+
+
 def test_a_store_that_does_not_answer_is_no_successor(s3_server, take):
     attempt = take("s3://bucket/out", rhythm=QUICK)
     s3_server.faults.plan(path="claim", times=1000)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import AccessDenied, BadData, NotFound, OutputTaken, UnsuitableHost, UploadIncomplete
+from job.inputs import find_dataset
 from job.storage import Store, StoredFile, local, open_store, transfer
 from job.uri import FileUri
 
@@ -126,10 +127,15 @@ def test_links_to_files_are_read_through_and_links_to_folders_are_not_entered(fo
     assert store_at(folder).read("model.safetensors") == b"weights"
 
 
-def test_a_dangling_link_is_not_found_by_name(folder: Path) -> None:
+def test_a_dangling_link_is_no_file_and_is_named(folder: Path) -> None:
+    before = store_at(folder).snapshot()
     (folder / "gone").symlink_to("nowhere")
-    with pytest.raises(NotFound, match="gone"):
-        store_at(folder).snapshot()
+
+    snapshot = store_at(folder).snapshot()
+
+    assert (snapshot.files, snapshot.dangling) == (before.files, ("gone",))
+    with pytest.raises(NotFound, match="gone is a link that leads nowhere"):
+        find_dataset(str(folder))
 
 
 def test_pipes_are_not_files(folder: Path) -> None:
