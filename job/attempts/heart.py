@@ -34,10 +34,14 @@ class Heart(threading.Thread):
         self.superseded = False
 
     def run(self) -> None:
+        under_way: list[Task[None]] = []
         while not (self._stopped.is_set() or self.superseded):
             due = self._clock() + self._rhythm.beat_s
-            Task(self._beat).join(self._rhythm.beat_s)  # a request can hang for as long as a lease
+            under_way = [beat for beat in under_way if beat.is_alive()] + [Task(self._beat)]
+            under_way[-1].join(self._rhythm.beat_s)  # a request can hang for as long as a lease
             self._pause(due)
+        for beat in under_way:
+            beat.join()
 
     def _pause(self, due: float) -> None:
         """Until the next beat is due, a signal asks the run to stop, or it enters another phase: whoever waits for it
