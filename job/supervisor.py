@@ -70,7 +70,8 @@ class Supervisor:
                 return self._already_finished(outputs, manifest)
             for output in outputs[1:]:
                 run.wait(functools.partial(output.look, spec))
-            inputs = find_inputs(spec, run.env, run.stop)
+            decided = run.wait(lambda: outputs[0].decided(spec))
+            inputs = find_inputs(spec, run.env, run.stop, commits=decided.revisions if decided else None)
             if not is_trained(run.dir, spec):  # an upload needs no GPU
                 check_machine(spec, inputs, run.env, run.stop)
             for output in outputs:
