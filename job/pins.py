@@ -33,12 +33,20 @@ def refuse_changes(spec: JobSpec, before: Decided, now: Decided, step: int) -> N
     if before.model not in (None, now.model):
         raise OutputTaken(f"JOB_MODEL={spec.model} has changed: it is not what {work}.", _RESTORE)
     if before.rows not in (None, now.rows):
-        held_out = f" or JOB_EVAL_DATASET_URI={spec.eval_dataset_uri}" if spec.eval_dataset_uri else ""
-        rows = f"JOB_DATASET_URI={','.join(spec.dataset_uri)}{held_out}"
-        raise OutputTaken(f"{rows} has changed: it does not give the rows that {work}.", _RESTORE)
+        raise OutputTaken(f"{_sources(spec)} has changed: it does not give the rows that {work}.", _RESTORE)
 
 
 _RESTORE = "Restore it as it was to go on from there, or choose another JOB_OUTPUT_URI to begin anew."
+
+
+def _sources(spec: JobSpec) -> str:
+    """The settings that name what the rows are made of."""
+    named = {
+        "JOB_DATASET_URI": ",".join(spec.dataset_uri),
+        "JOB_EVAL_DATASET_URI": spec.eval_dataset_uri,
+        "JOB_CHAT_TEMPLATE": spec.chat_template,
+    }
+    return " or ".join(f"{name}={value}" for name, value in named.items() if value)
 
 
 def _pin(rows: Path) -> str:

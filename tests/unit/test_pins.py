@@ -170,6 +170,14 @@ def test_a_checkpoint_of_other_rows_or_another_model_is_not_gone_on_from(change,
     assert refused.value.fix.startswith("Restore it as it was")
 
 
+def test_all_that_rows_are_made_of_is_named_where_they_have_changed():
+    spec = SPEC.model_copy(update={"eval_dataset_uri": "org/held-out", "chat_template": "org/other"})
+    named = "JOB_DATASET_URI=org/rows or JOB_EVAL_DATASET_URI=org/held-out or JOB_CHAT_TEMPLATE=org/other has changed"
+
+    with pytest.raises(OutputTaken, match=named):
+        refuse_changes(spec, DECIDED, DECIDED.model_copy(update={"rows": "s"}), 200)
+
+
 def test_what_an_earlier_version_has_not_settled_is_not_known_and_refuses_nothing(tmp_path):
     output = Output(str(tmp_path))
     output.mark(SPEC)
