@@ -60,7 +60,7 @@ def _with_gpus(inputs: Inputs, gpus: tuple[Gpu, ...]) -> Inputs:
 
 def _check_output(text: str, spec: JobSpec, console: Console, stop: StopRequest) -> None:
     output = Output(text)
-    finished = Task(lambda: output.manifest(spec.fingerprint)).result(stop)
+    finished = Task(lambda: output.look(spec)).result(stop)
     Task(output.probe_write).result(stop)
     console.say(
         f"output\n  {text} can be written" + (", and holds the finished result of this job" if finished else "")

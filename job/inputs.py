@@ -1,7 +1,9 @@
 """The model and the dataset: found, looked into, and brought onto this machine."""
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -68,21 +70,32 @@ class ModelSource:
     source: Source
     name: str  # what adapter_config.json calls it: a repository id, or the URI as given
 
+    @property
+    def pin(self) -> str:
+        """A hash that is the same on every machine for the same model. A folder's files are known by their times of
+        modification, which each copy has of its own, so there it is names, sizes, configuration and tensors that
+        count, and not the values of the weights, which would all have to be read."""
+        if not self.source.is_local:
+            return self.facts.identity
+        listing = sorted((file.path, file.size) for file in self.source.files)
+        described = [listing, self.facts.config, [group.model_dump() for group in self.facts.tensors]]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
     def localize(self, cache: Path, *, weights: bool) -> Path:
         """The model's folder. Without *weights* only configuration and tokenizer are there for certain."""
         return self.source.localize(cache, None if weights else small_files(Snapshot(self.source.files)))
 
 
-def find_model(text: str, cache: Path | None = None) -> ModelSource:
+def find_model(text: str, cache: Path | None = None, commits: Mapping[str, str] | None = None) -> ModelSource:
     """Look into the model's configuration and safetensors headers: a real read, but no weights. Headers stay in
-    *cache*, if there is one.
+    *cache*, if there is one. On the Hub the model is that of its commit in *commits*, by URI, where it stands there.
 
     Raises:
         NotFound, AccessDenied, NetworkExhausted: it cannot be reached.
         BadSpec: it cannot be trained.
     """
     uri = parse_uri(text, "model")
-    store = open_store(uri)
+    store = open_store(_at(uri, commits))
     snapshot = _whole(store)
     facts = inspect_model(store, snapshot, cache / "headers" if cache else None)
     needed = (*small_files(snapshot), *weight_files(store, snapshot))
@@ -90,8 +103,9 @@ def find_model(text: str, cache: Path | None = None) -> ModelSource:
     return ModelSource(facts, Source(uri, store, needed, snapshot.revision), name)
 
 
-def find_dataset(text: str) -> Source:
+def find_dataset(text: str, commits: Mapping[str, str] | None = None) -> Source:
     """Find the row files and read the first byte of one, so that missing rights show before anything else is done.
+    *commits* as for `find_model`.
 
     Raises:
         NotFound, AccessDenied, NetworkExhausted: it cannot be reached.
@@ -100,7 +114,7 @@ def find_dataset(text: str) -> Source:
     """
     uri = parse_uri(text, "dataset")
     place = split_pattern(uri)[0]
-    store = open_store(place)
+    store = open_store(_at(place, commits))
     snapshot = _whole(store)
     files = choose_files(uri, snapshot, _card(uri, store, snapshot))
     if filled := [file for file in files if file.size]:  # no byte of an empty file can be asked for
@@ -118,6 +132,11 @@ def _whole(store: Store) -> Snapshot:
     if snapshot.dangling:
         raise NotFound(f"{store.uri}/{snapshot.dangling[0]} is a link that leads nowhere.", "Mend or remove it.")
     return snapshot
+
+
+def _at(uri: Uri, commits: Mapping[str, str] | None) -> Uri:
+    commit = (commits or {}).get(str(uri))
+    return replace(uri, revision=commit) if commit and isinstance(uri, HubUri) else uri
 
 
 def _card(uri: Uri, store: Store, snapshot: Snapshot) -> bytes:

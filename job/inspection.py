@@ -23,13 +23,27 @@ class Inputs:
     held_out: Source | None
 
     @property
+    def revisions(self) -> dict[str, str]:
+        """The commit of each place on the Hub, by URI."""
+        sources = (self.model.source, *self.train, *((self.held_out,) if self.held_out else ()))
+        return {str(source.uri): source.revision for source in sources if source.revision}
+
+    @property
     def num_gpus(self) -> int:
         """The GPUs that are paid for, used or not; a machine without counts as one."""
         return max(1, len(self.hardware.gpus))
 
 
-def find_inputs(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, *, needs_host: bool = True) -> Inputs:
+def find_inputs(
+    spec: JobSpec,
+    env: Mapping[str, str],
+    stop: StopRequest,
+    *,
+    needs_host: bool = True,
+    commits: Mapping[str, str] | None = None,
+) -> Inputs:
     """Read of every input what little shows that it can be read. With *needs_host* this machine must be able to train.
+    What stands in *commits* (URI on the Hub -> commit) is taken as it was there.
 
     Raises:
         NotFound, AccessDenied, NetworkExhausted: an input cannot be reached.
@@ -40,12 +54,12 @@ def find_inputs(spec: JobSpec, env: Mapping[str, str], stop: StopRequest, *, nee
     hardware = inspect_hardware(env)
     # A job that is refused leaves nothing behind, not even the folder that it would have worked in.
     cache = spec.work_dir / "cache" if spec.work_dir.is_dir() else None
-    model = Task(lambda: find_model(spec.model, cache)).result(stop)
+    model = Task(lambda: find_model(spec.model, cache, commits)).result(stop)
     if needs_host:
         check_host(spec, hardware, model.facts.parameters)
     template = spec.chat_template
     chosen = Task(lambda: find_chat_template(template)).result(stop) if template else None
-    train = Task(lambda: tuple(find_dataset(uri) for uri in spec.dataset_uri)).result(stop)
+    train = Task(lambda: tuple(find_dataset(uri, commits) for uri in spec.dataset_uri)).result(stop)
     eval_uri = spec.eval_dataset_uri
-    held_out = Task(lambda: find_dataset(eval_uri)).result(stop) if eval_uri else None
+    held_out = Task(lambda: find_dataset(eval_uri, commits)).result(stop) if eval_uri else None
     return Inputs(hardware, model, chosen, train, held_out)

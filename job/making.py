@@ -14,6 +14,7 @@ from job.gpu_links import prove_links
 from job.inspection import Inputs
 from job.outcome import upload_error
 from job.output import Output
+from job.pins import decide, refuse_changes
 from job.preparation import dataset_facts, make_task, prepare, prepare_sample
 from job.probing import gather
 from job.processes import Task
@@ -38,9 +39,10 @@ def make_result(
         JobError: whatever else ended it.
     """
     with run.timed("plan"):
-        task = run.wait(lambda: make_task(run.spec, inputs, run.shop))
+        before = run.wait(lambda: output.decided(run.spec))
+        task = run.wait(lambda: make_task(run.spec, inputs, run.shop, before.template_time if before else None))
         facts = gather(run.spec, inputs, task.tokenizer, lambda: prepare_sample(task, run.shop), run.shop)
-        plan = _plan(run, output, attempt, facts, found)
+        plan = _plan(run, facts, before, found)
     with run.timed("prepare"):
         if not inputs.model.source.is_local:
             run.console.weights(inputs.model.facts)
@@ -48,8 +50,9 @@ def make_result(
         checkpoint = Task(lambda: _bring_back(run, output, found, plan))
         rows, prepared = _prepare(run, task, plan)
         plan = _foresee(run, plan, prepared)
-        train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
         durable = checkpoint.result(run.stop)
+        _settle(run, output, attempt, before, run.wait(lambda: decide(plan, inputs, rows, prepared)), durable)
+        train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
     with run.timed("train"):
         plan, result, error = train_durably(run, plan, train_task, output, attempt, durable, deadline)
     revisions = tuple(source.revision for source in inputs.train)
@@ -59,14 +62,9 @@ def make_result(
     write_reports(made, output.place(), run.dir, run.dir.metrics)
 
 
-def _plan(run: Run, output: Output, attempt: Attempt, facts: Facts, found: list[Durable]) -> Plan:
-    """The plan, with what it settles for later attempts noted in the output, once the machine has shown that it can
-    carry it out."""
-    decided = run.wait(lambda: output.decided(run.spec))
-    plan = plan_to_continue(run.spec, facts, decided, found[0].layout if found else None)
-    run.wait(attempt.confirm)
-    settled = Decided(quantization=plan.quantization, packing=plan.packing)
-    run.wait(lambda: output.mark(run.spec, settled))
+def _plan(run: Run, facts: Facts, before: Decided | None, found: list[Durable]) -> Plan:
+    """The plan, once the machine has shown that it can carry it out. *before* is what earlier attempts have settled."""
+    plan = plan_to_continue(run.spec, facts, before, found[0].layout if found else None)
     plan = prove_links(plan, run.dir.links, run.shop.env, run.stop)
     write_json(run.dir.spec, run.spec)
     write_json(run.dir.plan, plan)
@@ -92,6 +90,22 @@ def _prepare(run: Run, task: PrepareTask, plan: Plan) -> tuple[Path, Prepared]:
     run.log.write("prepared", **prepared.model_dump(mode="json", exclude={"chat_template": {"source"}}))
     run.console.rows(prepared)
     return rows, prepared
+
+
+def _settle(
+    run: Run, output: Output, attempt: Attempt, before: Decided | None, now: Decided, durable: list[Durable]
+) -> None:
+    """Note in the output what *now* settles for later attempts, in place of *before*: the first step is yet to come, or
+    both are the same where it counts.
+
+    Raises:
+        OutputTaken: there is a checkpoint to go on from, and it is of other rows or another model.
+    """
+    if before and durable:
+        refuse_changes(run.spec, before, now, durable[0].step)
+    if now != before:
+        run.wait(attempt.confirm)
+        run.wait(lambda: output.mark(run.spec, now))
 
 
 def _foresee(run: Run, plan: Plan, prepared: Prepared) -> Plan:

@@ -2,18 +2,20 @@
 
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
 from job.errors import AccessDenied, NotFound, OutputTaken
 from job.records import Decided
 from job.spec import JobSpec
-from job.storage import Snapshot, Store, open_store
+from job.storage import Snapshot, Store, StoredFile, open_store
 from job.storage.transfer import MANIFEST
 from job.uri import HubUri, parse_uri
 
 RUN = "run.json"
 STATE_BRANCH = "graft-run"
 _CHECKPOINT = re.compile(r"checkpoints/[^/]+/manifest\.json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 60  # characters of a setting in a message
 _OURS = ("adapter/", "metrics.json", "dataset_report.json", MANIFEST)
 
@@ -45,7 +47,7 @@ class Output:
         Raises:
             OutputTaken: the place holds another run's result, or files that no run made.
         """
-        files = {file.path: file.size for file in self._snapshot(self.result).files}
+        files = {file.path: file for file in self._snapshot(self.result).files}
         if MANIFEST not in files:
             self._refuse_foreign(files)
             return None
@@ -55,9 +57,20 @@ class Output:
         if manifest["fingerprint"] != fingerprint:
             raise OutputTaken(f"JOB_OUTPUT_URI={self.text} holds the result of a job with other settings.", _ELSEWHERE)
         for path, facts in manifest["files"].items():
-            if files.get(path) != facts["size"]:
+            if path not in files or not self._is_as_told(files[path], facts):
                 raise OutputTaken(f"JOB_OUTPUT_URI={self.text}: {path} is not as {MANIFEST} says.", _ELSEWHERE)
         return manifest
+
+    def look(self, spec: JobSpec) -> dict[str, Any] | None:
+        """As `manifest`, for a place that nobody claims before it is written to.
+
+        Raises:
+            OutputTaken: the place holds another run's result or checkpoint, or files that no run made.
+        """
+        if manifest := self.manifest(spec.fingerprint):
+            return manifest
+        self.refuse_other_run(spec, self.state_paths())
+        return None
 
     def probe_write(self) -> None:
         """Raises:
@@ -121,7 +134,13 @@ class Output:
             return {}
         return run if isinstance(run, dict) else {}
 
-    def _refuse_foreign(self, files: dict[str, int]) -> None:
+    def _is_as_told(self, file: StoredFile, facts: dict[str, Any]) -> bool:
+        """Whether *file* is what a manifest says, as far as the store knows without reading it: the Hub commits files
+        and manifest before it is asked whether it got them whole, and of its large files it knows the SHA-256."""
+        knows = self.on_hub and _SHA256.fullmatch(file.identity) is not None
+        return file.size == facts["size"] and (not knows or file.identity == facts["sha256"])
+
+    def _refuse_foreign(self, files: Collection[str]) -> None:
         ours = self.on_hub and RUN in {file.path for file in self._snapshot(self.state).files}
         if RUN in files or ours:
             return
@@ -141,7 +160,7 @@ class Output:
 _ELSEWHERE = "Choose another JOB_OUTPUT_URI."
 
 
-def _clashes(files: dict[str, int]) -> list[str]:
+def _clashes(files: Collection[str]) -> list[str]:
     return [path for path in files if path.startswith(_OURS)]
 
 

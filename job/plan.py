@@ -75,7 +75,7 @@ def uses_gpu(spec: JobSpec, hardware: HardwareFacts) -> bool:
 
 def _as_decided(spec: JobSpec, decided: Decided | None) -> JobSpec:
     """*spec* with what an earlier attempt has settled that changes the numbers."""
-    return spec.model_copy(update=decided.model_dump()) if decided else spec
+    return spec.model_copy(update=decided.model_dump(include={"quantization", "packing"})) if decided else spec
 
 
 def _case(spec: JobSpec, facts: Facts, reasons: dict[str, str] | None = None) -> Case:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def open_workshop(spec: JobSpec, env: Mapping[str, str], log: Path, stop: StopRe
     return Workshop(spec.work_dir.absolute() / "cache", log, children_env(env), stop, show)
 
 
-def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop) -> PrepareTask:
-    """The task of preparing every row unpacked, once the datasets and the tokenizer are on this machine."""
+def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop, template_time: datetime | None = None) -> PrepareTask:
+    """The task of preparing every row unpacked, once the datasets and the tokenizer are on this machine. A chat
+    template that asks for the date gets *template_time*, or else the present."""
     datasets, model, held_out = shop.cache / "datasets", inputs.model, inputs.held_out
     return PrepareTask(
         train_files=data_files(inputs.train, spec.dataset_weights, datasets),
@@ -62,6 +64,7 @@ def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop) -> PrepareTask:
         eval_fraction=spec.eval_fraction,
         seed=spec.seed,
         packing=False,
+        template_time=template_time,
         processes=min(inputs.hardware.cpus, MAX_PROCESSES),
     )
 

@@ -13,7 +13,7 @@ from job.output import Output
 from job.rundir import RunDir
 from job.spec import JobSpec
 from job.storage import Store, StoredFile
-from job.storage.transfer import sha256_of
+from job.storage.transfer import MANIFEST, sha256_of
 
 MANIFEST_VERSION = 1
 REPORTS = ("metrics.json", "dataset_report.json")
@@ -65,18 +65,31 @@ def copy_to_secondaries(outputs: list[Output], manifest: dict[str, Any], spec: J
     """Give the primary's finished result to the secondaries that lack it. Returns the places that were filled.
 
     Raises:
-        UploadIncomplete: a secondary could not be written.
+        OutputTaken: a secondary belongs to another run, or holds files that no run made.
+        UploadIncomplete: a secondary could not be written, or the primary holds other bytes than *manifest* says.
     """
     primary, *secondaries = outputs
-    missing = [output for output in secondaries if output.manifest(spec.fingerprint) is None]
+    missing = [output for output in secondaries if output.look(spec) is None]
     if missing:
-        files = [StoredFile(path, facts["size"], facts["sha256"]) for path, facts in manifest["files"].items()]
-        primary.result.fetch(files, scratch)
-        local = {file.path.removeprefix(primary.adapter_prefix): scratch / file.path for file in files}
+        _fetch(primary, manifest, scratch)
+        local = {path.removeprefix(primary.adapter_prefix): scratch / path for path in manifest["files"]}
         reports = {name: local.pop(name) for name in REPORTS}
         facts = {"fingerprint": spec.fingerprint, "attempt": manifest["attempt"]}
         _publish_secondaries(missing, Result(local, reports, facts), spec)
     return [output.text for output in missing]
+
+
+def _fetch(primary: Output, manifest: dict[str, Any], scratch: Path) -> None:
+    """The finished result in *scratch*, as it was published: a size says nothing of a file that was damaged since."""
+    sums = {path: facts["sha256"] for path, facts in manifest["files"].items()}
+    sizes = {path: facts["size"] for path, facts in manifest["files"].items()}
+    primary.result.fetch([StoredFile(path, sizes[path], sums[path]) for path in sums], scratch)
+    for path, expected in sums.items():
+        if sha256_of(scratch / path) != expected:
+            raise UploadIncomplete(
+                f"JOB_OUTPUT_URI={primary.text}: {path} has other bytes than {MANIFEST} says, and is not copied.",
+                "Put that file back as it was, or choose another JOB_OUTPUT_URI to train again.",
+            )
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,10 @@ def _publish_secondaries(outputs: list[Output], result: Result, spec: JobSpec) -
     failed: list[str] = []
     for output in outputs:
         try:
-            output.probe_write()
-            output.mark(spec)
-            _publish_one(output, result)
+            if output.look(spec) is None:  # nobody else's, which it may have become while the job trained
+                output.probe_write()
+                output.mark(spec)
+                _publish_one(output, result)
         except JobError as error:
             failed.append(f"{output.text} ({error.cause})")
     if failed:

@@ -4,6 +4,7 @@ Nothing here imports torch: this process survives a worker that dies, and refuse
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,7 +68,10 @@ class Supervisor:
             outputs = [Output(text) for text in spec.output_uri]
             if manifest := self._finished(outputs[0]):
                 return self._already_finished(outputs, manifest)
-            inputs = find_inputs(spec, run.env, run.stop)
+            for output in outputs[1:]:
+                run.wait(functools.partial(output.look, spec))
+            decided = run.wait(lambda: outputs[0].decided(spec))
+            inputs = find_inputs(spec, run.env, run.stop, commits=decided.revisions if decided else None)
             if not is_trained(run.dir, spec):  # an upload needs no GPU
                 check_machine(spec, inputs, run.env, run.stop)
             for output in outputs:

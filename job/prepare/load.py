@@ -1,6 +1,7 @@
 """The tokenizer of JOB_MODEL with the chat template that renders its rows."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ class LoadedTokenizer:
     taught: Taught
 
 
-def load_tokenizer(folder: Path, chosen: ChatTemplateChoice | None) -> LoadedTokenizer:
-    """The tokenizer in *folder* with the template *chosen*, else its own, else the default.
+def load_tokenizer(
+    folder: Path, chosen: ChatTemplateChoice | None, template_time: datetime | None = None
+) -> LoadedTokenizer:
+    """The tokenizer in *folder* with the template *chosen*, else its own, else the default. A template that asks for
+    the date gets *template_time*, or else the present.
 
     Raises:
         BadData: it has no end token, and the template brings none; or it is of a kind that cannot serve.
@@ -41,10 +45,11 @@ def load_tokenizer(folder: Path, chosen: ChatTemplateChoice | None) -> LoadedTok
             f"The tokenizer of JOB_MODEL is a {type(tokenizer).__name__}, which is not of the tokenizers library.",
             "Use a model whose tokenizer is.",
         )
-    loaded = _with_template(tokenizer, chosen or (OWN if tokenizer.chat_template else DEFAULT))
+    told = template_time or datetime.now()
+    loaded = _with_template(tokenizer, chosen or (OWN if tokenizer.chat_template else DEFAULT), told)
     end = loaded.taught.end_of_turn[1]  # what the model will write to stop
     if chosen and end not in ("", tokenizer.eos_token):
-        loaded = _with_template(tokenizer, chosen.model_copy(update={"eos_token": end}))
+        loaded = _with_template(tokenizer, chosen.model_copy(update={"eos_token": end}), told)
     if loaded.chat_template != OWN and tokenizer.eos_token is None:
         raise BadData(
             "The tokenizer of JOB_MODEL has no eos_token, so the model could not learn to stop.",
@@ -58,13 +63,13 @@ def whose(choice: ChatTemplateChoice) -> str:
     return "of JOB_MODEL" if choice == OWN else str(choice)
 
 
-def _with_template(tokenizer: Any, choice: ChatTemplateChoice) -> LoadedTokenizer:
+def _with_template(tokenizer: Any, choice: ChatTemplateChoice, told: datetime) -> LoadedTokenizer:
     adopt(tokenizer, choice)
     source, tool_source = _source(tokenizer, None), _source(tokenizer, [{}])
     special, added = tokenizer.special_tokens_map, tokenizer.added_tokens_encoder
     with limited_memory():
-        template = ChatTemplate(source, special, added)
-        tool_template = template if tool_source == source else ChatTemplate(tool_source, special, added)
+        template = ChatTemplate(source, special, added, told)
+        tool_template = template if tool_source == source else ChatTemplate(tool_source, special, added, told)
         return LoadedTokenizer(tokenizer, choice, template, tool_template, what_is_taught(template))
 
 

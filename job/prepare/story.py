@@ -34,7 +34,7 @@ def prepare(task: PrepareTask, out: Path) -> Prepared:
     Raises:
         BadData: the data gate refuses the rows; the message says why and what overrides it.
     """
-    return write_rows(task, out, RowTokenizer(task.tokenizer, task.chat_template))
+    return write_rows(task, out, RowTokenizer(task.tokenizer, task.chat_template, task.template_time))
 
 
 def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepared:
@@ -63,6 +63,7 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
         eval=held_out.stats if _evaluates(task) else None,
         findings=gate.findings(),
         chat_template=tokenizer.chat_template if task.chat_template or gate.conversations else None,
+        template_time=tokenizer.template_time if gate.conversations else None,
     )
 
 

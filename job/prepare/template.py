@@ -25,6 +25,7 @@ _PROBE: list[Message] = [
 ]
 _SYSTEM: Message = {"role": "system", "content": "Be brief."}
 
+_CLOCK = "strftime_now"
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -32,6 +33,7 @@ class ChatTemplate:
     """A chat template, with what a short conversation showed of it when it was loaded.
 
     Attributes:
+        asked_time: what it was told of the time; None: it does not ask.
         by_markers: the template marks the assistant's turns itself. The attributes below are then not looked for.
         writes_content: what the turns say is in the text.
         prompt: the generation prompt, and `prompt_cuts` its beginnings that open an assistant's turn, longest first.
@@ -43,8 +45,17 @@ class ChatTemplate:
     was the short conversation.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, Any], added_tokens: Iterable[str]) -> None:
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, Any],
+        added_tokens: Iterable[str],
+        time: datetime | None = None,
+    ) -> None:
         self._source = source
+        # One that asks for the date must get the same one for all renderings of a row, at midnight too.
+        self._time = time or datetime.now()
+        self.asked_time = self._time if _CLOCK in source else None
         self._special_tokens = special_tokens
         longest_first = sorted((token for token in added_tokens if token.strip()), key=len, reverse=True)
         self._tools: list[Any] | None = None
@@ -111,10 +122,9 @@ class ChatTemplate:
         return texts[0], spans[0] if spans else []
 
     def _look(self) -> None:
-        # A template that asks for the date must get the same one for all renderings of a row, at midnight too.
         with self._limit:  # the compiler works constant expressions out
             template = _compile_jinja_template(self._source)
-        template.environment.globals["strftime_now"] = datetime.now().strftime
+        template.environment.globals[_CLOCK] = self._time.strftime
         # Templates of some vision models drop or refuse a content that is a string; they want a list of parts.
         # Some others want a system turn.
         forms = ((as_parts, lead) for lead in ([], [_SYSTEM]) for as_parts in (False, True))

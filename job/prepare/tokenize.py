@@ -1,6 +1,7 @@
 """Examples to token ids and labels."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from job.chat_template import DEFAULT
@@ -19,13 +20,17 @@ class RowTokenizer:
 
     Attributes:
         chat_template: the chat template that renders conversations.
+        template_time: what that template was told of the time; None: it does not ask.
         taught: what rows with 'messages' teach, as a short conversation showed when this was loaded.
     """
 
-    def __init__(self, folder: Path, chosen: ChatTemplateChoice | None = None) -> None:
-        loaded = load_tokenizer(folder, chosen)
+    def __init__(
+        self, folder: Path, chosen: ChatTemplateChoice | None = None, template_time: datetime | None = None
+    ) -> None:
+        loaded = load_tokenizer(folder, chosen, template_time)
         self._tokenizer, self._template, self._tool_template = loaded.tokenizer, loaded.template, loaded.tool_template
         self.chat_template, self.taught = loaded.chat_template, loaded.taught
+        self.template_time = self._template.asked_time or self._tool_template.asked_time
         self._encoder = Encoder(self._tokenizer.backend_tokenizer)
 
     @property

@@ -1,5 +1,7 @@
 """How the job will run."""
 
+from datetime import datetime
+
 from pydantic import Field
 
 from job.records.base import Precision, Quantization, Record, Strategy
@@ -33,6 +35,10 @@ class Decided(Record):
 
     quantization: Quantization
     packing: bool
+    model: str | None = None  # what `ModelSource.pin` was; None, as for *rows*: not known, an earlier version settled
+    rows: str | None = None  # SHA-256 over the prepared rows
+    revisions: dict[str, str] = Field(default={})  # URI on the Hub -> commit
+    template_time: datetime | None = None  # what a chat template that asks for the date was told; None: it does not ask
 
 
 class Forecast(Record):

@@ -1,5 +1,6 @@
 """What ``job.prepare`` is asked for and what it answers."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,7 @@ class PrepareTask(Record):
     seed: int
     packing: bool
     row_limit: int | None = None  # None: every row
+    template_time: datetime | None = None  # what a chat template is told that asks for the date; None: the present
     processes: int = 1  # that share the work
 
 
@@ -101,6 +103,7 @@ class Prepared(Record):
     eval: SplitStats | None
     findings: Findings
     chat_template: ChatTemplateChoice | None = None  # what renders conversations; None: no row is one
+    template_time: datetime | None = None  # what it was told of the time, local; None: it does not ask
 
 
 class PreviewPiece(Record):

@@ -130,6 +130,17 @@ def test_an_output_that_holds_something_else_is_73(env, tmp_path):
     assert (tmp_path / "output" / "metrics.json").read_text() == "{}"
 
 
+def test_a_second_output_that_holds_something_else_is_73_before_anything_is_begun(env, tmp_path):
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "metrics.json").write_text("{}")
+
+    refused = run(env | {"JOB_OUTPUT_URI": f"{tmp_path}/output,{tmp_path}/second"})
+
+    assert_refused(refused, 73, f"{tmp_path}/second holds metrics.json", "Choose another JOB_OUTPUT_URI")
+    assert refused.outcome["phase"] == "inspect"
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_spec_file_is_read_from_the_store_and_the_environment_overrides_it(env, s3_server):
     s3_server.put("bucket", "spec.yaml", b"lora_r: 8\nlearning_rate: fast\nlora_rank: 3\n")
 

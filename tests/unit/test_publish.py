@@ -123,6 +123,86 @@ def test_a_second_output_gets_a_copy_of_the_first_later(tmp_path, run_dir):
     assert copy_to_secondaries(outputs, output.manifest(both.fingerprint), both, tmp_path / "scratch") == []
 
 
+def test_a_second_output_gets_no_bytes_that_the_first_ones_manifest_does_not_vouch_for(tmp_path, run_dir):
+    spec = spec_for(tmp_path / "a", tmp_path / "b")
+    (output,) = publish_to(spec_for(tmp_path / "a"), run_dir)
+    path = tmp_path / "a" / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[::-1])
+    outputs = [Output(text) for text in spec.output_uri]
+
+    with pytest.raises(UploadIncomplete, match=rf"{tmp_path}/a: adapter/adapter_model\.safetensors has other bytes"):
+        copy_to_secondaries(outputs, output.manifest(spec.fingerprint), spec, tmp_path / "scratch")
+    assert not (tmp_path / "b").exists()
+
+
+def put_foreign_file(place: Path, _: RunDir) -> str:
+    write_bytes(place / "metrics.json", b"mine")
+    return "metrics.json, which no run of this job made"
+
+
+def put_other_result(place: Path, run_dir: RunDir) -> str:
+    publish_to(spec_for(place, seed=7), run_dir)
+    return "the result of a job with other settings"
+
+
+def put_other_checkpoint(place: Path, _: RunDir) -> str:
+    other = spec_for(place, seed=7)
+    Output(str(place)).mark(other)
+    manifest = json.dumps({"fingerprint": other.fingerprint, "files": {}})
+    write_bytes(place / "checkpoints" / "step-00000020" / "manifest.json", manifest.encode())
+    return "a checkpoint of a run with other settings: JOB_SEED was 7 and is 42"
+
+
+OTHERS = pytest.mark.parametrize("put", [put_foreign_file, put_other_result, put_other_checkpoint])
+
+
+def files_in(place: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+@OTHERS
+def test_a_second_output_of_someone_else_is_found_by_a_look(put, tmp_path, run_dir):
+    said = put(tmp_path / "b", run_dir)
+
+    with pytest.raises(OutputTaken, match=said):
+        Output(str(tmp_path / "b")).look(spec_for(tmp_path / "a", tmp_path / "b"))
+
+
+@OTHERS
+def test_a_second_output_that_became_someone_elses_meanwhile_stays_as_it_is(put, tmp_path, run_dir):
+    said, before = put(tmp_path / "b", run_dir), files_in(tmp_path / "b")
+
+    with pytest.raises(UploadIncomplete, match=said):
+        publish_to(spec_for(tmp_path / "a", tmp_path / "b"), run_dir)
+    assert files_in(tmp_path / "b") == before
+    assert (tmp_path / "a" / "manifest.json").exists()
+
+
+def test_a_second_output_that_has_the_result_already_is_no_failure(tmp_path, run_dir):
+    spec = spec_for(tmp_path / "a", tmp_path / "b")
+    publish_to(spec_for(tmp_path / "b"), run_dir)
+    before = files_in(tmp_path / "b")
+
+    publish_to(spec, run_dir)
+
+    assert files_in(tmp_path / "b") == before
+
+
+def test_a_result_on_the_hub_with_other_bytes_of_the_same_size_is_not_taken_for_finished(hub_server, run_dir):
+    """As an attempt leaves it that finds so after the commit, or is killed before it looks."""
+    hub_server.add("org/tuned", {})
+    spec = JobSpec(model="org/base", dataset_uri="org/rows", output_uri=("hf://org/tuned",))
+    publish_to(spec, run_dir)
+    assert Output("hf://org/tuned").manifest(spec.fingerprint) is not None
+
+    files = hub_server.files("org/tuned")
+    damaged = files["adapter_model.safetensors"][::-1]
+    hub_server.repositories["org/tuned"].commit("main", files | {"adapter_model.safetensors": damaged}, "damage")
+
+    with pytest.raises(OutputTaken, match=r"adapter_model\.safetensors is not as manifest\.json says"):
+        Output("hf://org/tuned").manifest(spec.fingerprint)
+
+
 def test_a_second_output_that_cannot_be_written_is_named(tmp_path, run_dir):
     (tmp_path / "file").write_text("x")
     spec = spec_for(tmp_path / "a", tmp_path / "file" / "b")
