@@ -15,6 +15,7 @@ from job.errors import GpuFault, JobError
 from job.processes import POLL_S, StopRequest, child_error, end_descendants
 from job.records import AllReduce, Plan
 from job.rundir import read_record
+from job.signals import die_with_parent
 
 # Several processes import torch and open CUDA at once, from a disk that may be cold; NCCL itself takes up to tens of
 # seconds between many GPUs. A pair that hangs does so for ever.
@@ -65,7 +66,7 @@ def all_reduce(processes: int, folder: Path, env: Mapping[str, str], stop: StopR
             subprocess.Popen(
                 [sys.executable, "-m", "job.probe.all_reduce", folder, str(rank), str(processes), BACKEND],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={"NCCL_DEBUG": "WARN", **env},
-                start_new_session=True,
+                start_new_session=True, preexec_fn=die_with_parent,
             )
             for rank in range(processes)
         ]  # fmt: skip

@@ -21,6 +21,7 @@ import psutil
 from job.child import read_error
 from job.errors import Bug, Interrupted, JobError, UnsuitableHost
 from job.redact import SECRET_NAME
+from job.signals import die_with_parent, on_stop
 
 T = TypeVar("T")
 
@@ -33,8 +34,8 @@ _KILL_S = 30.0
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has arrived, or the time is up. Use as a context manager around the whole run, in the
-    main thread."""
+    """Whether a signal that asks to stop has arrived, or the time is up. Use as a context manager around the whole run,
+    in the main thread."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -42,7 +43,7 @@ class StopRequest:
         self._limit: tuple[float, JobError] | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = on_stop(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -118,10 +119,11 @@ class Child:
     ) -> None:
         self._module, self._error, self._log = module, error, log
         error.unlink(missing_ok=True)
+        # It dies with the thread that starts it, which is the main one, or a `Task` that waits for it to end.
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, env=dict(env), start_new_session=True,
+                stderr=subprocess.STDOUT, env=dict(env), start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
 
     def wait(self, stop: StopRequest, watch: Callable[[], None] = lambda: None) -> None:

@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.job import Ended, logged, run_and_act
+from tests.e2e.job import Ended, logged, run_and_act, start
 
 pytestmark = pytest.mark.slow
 
@@ -28,8 +29,12 @@ def last_rank_gets(number: signal.Signals, env: dict[str, str], work_dir: Path, 
 def run_long(env: dict[str, str], work_dir: Path, act: Callable[..., object]) -> Ended:
     long = env | {"JOB_MAX_STEPS": "100000", "JOB_HANG_TIMEOUT_S": str(HANG_S)}
     ended = run_and_act(long, lambda: logged(work_dir, "first_step"), act)
-    assert subprocess.run(["pgrep", "-f", str(work_dir)], capture_output=True, text=True).stdout == ""
+    assert left_over(work_dir) == ""
     return ended
+
+
+def left_over(work_dir: Path) -> str:
+    return subprocess.run(["pgrep", "-f", str(work_dir)], capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize(("number", "code", "processes"), [(signal.SIGSEGV, 81, 2), (signal.SIGBUS, 80, 1)])
@@ -64,3 +69,21 @@ def test_ranks_that_cannot_stop_are_killed_when_the_grace_is_over(env, tmp_path)
     assert ended.code == 75, ended.shown
     assert ended.outcome["cause"] == "SIGTERM arrived. The training processes did not stop in time."
     assert 3 <= ended.seconds < 10
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_supervisor_that_is_killed_leaves_no_process(env, tmp_path, processes):
+    job = start(env | {"JOB_MAX_STEPS": "100000", "JOB_NUM_PROCESSES": str(processes)})
+    wait_for(lambda: logged(tmp_path / "work", "first_step"), 120)
+
+    job.kill()
+    job.communicate()
+
+    wait_for(lambda: left_over(tmp_path / "work") == "", 5)
+
+
+def wait_for(holds: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it never came to be"
+        time.sleep(0.05)
