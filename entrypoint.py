@@ -1,13 +1,18 @@
 """The container's entry point, and the only reader of the process's environment and arguments."""
 
+import contextlib
 import os
 import sys
 
 from job.cli import main
 
 if __name__ == "__main__":
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the job, who wants to hear nothing
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     code = main(sys.argv[1:], os.environ)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # what cannot be written changes no exit code
+            stream.flush()
     # Not through the interpreter's teardown: it would first carry out what an interrupted download has in its queue.
     os._exit(code)

@@ -1,10 +1,11 @@
 """The verbs a person can type. Without one the job runs."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 from job import __version__
 from job.child import as_job_error
@@ -196,14 +197,17 @@ def _base_spec(env: Mapping[str, str], stop: StopRequest) -> dict[str, Any] | No
 
 def _tell(outcome: Outcome) -> None:
     words = f"{outcome.cause} {outcome.fix}".strip()
-    print(
-        words if outcome.code == 0 else f"{outcome.error_class} ({outcome.code}) in {outcome.phase}: {words}",
-        file=sys.stderr,
-    )
-    sys.stderr.flush()
-    print(to_line(outcome), flush=True)
+    ended = "" if outcome.code == 0 else f"{outcome.error_class} ({outcome.code}) in {outcome.phase}: "
+    _print(f"{ended}{words}", sys.stderr)
+    _print(to_line(outcome), sys.stdout)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    """Where nobody can be told any more, the end of the run stays what it is."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=stream, flush=True)
 
 
 def _tell_all(outcome: Outcome) -> None:
-    _tell(outcome)
     write_termination_log(outcome)
+    _tell(outcome)

@@ -1,5 +1,6 @@
 """What a person sees, on stderr: phases, the plan, and training progress. stdout carries only the outcome."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ from job.spec import JobSpec
 
 
 class Console:
-    """Plain lines; on a terminal, training progress is one line that renews itself."""
+    """Plain lines; on a terminal, training progress is one line that renews itself. What cannot be written, as when the
+    log's disk is full or its reader has died, changes nothing about the run."""
 
     def __init__(
         self, stream: TextIO, redact: Redactor, quiet: bool = False, clock: Callable[[], float] = time.monotonic
@@ -126,18 +128,19 @@ class Console:
     def _renew(self, line: str) -> None:
         """One more line, or on a terminal the same line again."""
         if self._live and not self._quiet:
-            self._stream.write(f"\r\x1b[K{line}")
-            self._stream.flush()
+            self._put(f"\r\x1b[K{line}")
             self._open_line = True
         else:
             self.say(line)
 
     def _write(self, text: str) -> None:
-        if self._open_line:
-            self._stream.write("\n")
-            self._open_line = False
-        self._stream.write(self._redact(text) + "\n")
-        self._stream.flush()
+        end, self._open_line = "\n" if self._open_line else "", False
+        self._put(f"{end}{self._redact(text)}\n")
+
+    def _put(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the latter says that the stream is closed
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def forecast_lines(spec: JobSpec, forecast: Forecast, num_gpus: int) -> Iterator[str]:
