@@ -3,17 +3,16 @@
 import contextlib
 import os
 import sys
-from pathlib import Path
 
 from job.cli import main
 
 if __name__ == "__main__":
-    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (for as long as the process)
-    # A stream that was closed before is None, and what is printed for it would go to the other one.
-    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the job, who wants to hear nothing
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     code = main(sys.argv[1:], os.environ)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # what cannot be written changes no exit code
             stream.flush()
     # Not through the interpreter's teardown: it would first carry out what an interrupted download has in its queue.
     os._exit(code)

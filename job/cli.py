@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 from job import __version__
 from job.child import as_job_error
@@ -197,10 +197,15 @@ def _base_spec(env: Mapping[str, str], stop: StopRequest) -> dict[str, Any] | No
 
 def _tell(outcome: Outcome) -> None:
     words = f"{outcome.cause} {outcome.fix}".strip()
-    shown = words if outcome.code == 0 else f"{outcome.error_class} ({outcome.code}) in {outcome.phase}: {words}"
-    for stream, line in ((sys.stderr, shown), (sys.stdout, to_line(outcome))):
-        with contextlib.suppress(OSError):  # nobody reads it: the exit status and the output still tell
-            print(line, file=stream, flush=True)
+    ended = "" if outcome.code == 0 else f"{outcome.error_class} ({outcome.code}) in {outcome.phase}: "
+    _print(f"{ended}{words}", sys.stderr)
+    _print(to_line(outcome), sys.stdout)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    """Where nobody can be told any more, the end of the run stays what it is."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=stream, flush=True)
 
 
 def _tell_all(outcome: Outcome) -> None:

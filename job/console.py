@@ -13,7 +13,8 @@ from job.spec import JobSpec
 
 
 class Console:
-    """Plain lines; on a terminal, training progress is one line that renews itself."""
+    """Plain lines; on a terminal, training progress is one line that renews itself. What cannot be written, as when the
+    log's disk is full or its reader has died, changes nothing about the run."""
 
     def __init__(
         self, stream: TextIO, redact: Redactor, quiet: bool = False, clock: Callable[[], float] = time.monotonic
@@ -133,13 +134,11 @@ class Console:
             self.say(line)
 
     def _write(self, text: str) -> None:
-        begin = "\n" if self._open_line else ""
-        self._open_line = False
-        self._put(f"{begin}{self._redact(text)}\n")
+        end, self._open_line = "\n" if self._open_line else "", False
+        self._put(f"{end}{self._redact(text)}\n")
 
     def _put(self, text: str) -> None:
-        """A terminal that is gone, or a full disk under a log, is no reason to end a run."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # the latter says that the stream is closed
             self._stream.write(text)
             self._stream.flush()
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from job.errors import GpuFault, JobError
-from job.processes import POLL_S, StopRequest, child_error, die_with_parent, end_descendants
+from job.processes import POLL_S, StopRequest, child_error, end_descendants
 from job.records import AllReduce, Plan
 from job.rundir import read_record
+from job.signals import die_with_parent
 
 # Several processes import torch and open CUDA at once, from a disk that may be cold; NCCL itself takes up to tens of
 # seconds between many GPUs. A pair that hangs does so for ever.

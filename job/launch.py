@@ -1,6 +1,7 @@
 """Start ``accelerate launch``, watch it, and leave no process behind."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from typing import Literal
 
 from job.child import read_error
 from job.errors import GpuFault, Interrupted, JobError
-from job.processes import POLL_S, child_error, die_with_parent, kill_descendants, last_line
+from job.processes import POLL_S, child_error, kill_descendants, last_line
 from job.records import Plan, StopNotice
 from job.root_cause import oom_kills, root_cause
 from job.rundir import RunDir, read_record, write_json
+from job.signals import die_with_parent
 from job.watchdog import Watchdog
 
 _CONFIGS = Path(__file__).resolve().parent.parent / "accelerate_configs"
@@ -51,8 +53,9 @@ def _offload(plan: Plan) -> list[str]:
 
 
 def launch_env(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
-    """The workers' environment: *env* and what the plan adds, offline, with one visible GPU for a single process."""
-    worker_env = dict(env) | plan.worker_env
+    """The workers' environment: *env* and what the plan adds, offline, with one visible GPU for a single process, and
+    with the process that they must not outlive."""
+    worker_env = dict(env) | plan.worker_env | {"GRAFT_SUPERVISOR_PID": str(os.getpid())}
     worker_env["HF_HUB_OFFLINE"] = "1"  # everything is local by now; a lookup would be a bug and a delay
     if not plan.use_gpu:
         worker_env["ACCELERATE_USE_CPU"] = "true"
@@ -139,12 +142,14 @@ class _Stop:
 
 def _why(status: int | None, run_dir: RunDir, watchdog: Watchdog, stop: _Stop, killed_before: int) -> JobError:
     """Why the launcher ended with *status*, or a rank failed while it still runs (None)."""
-    stop.check()  # who signals all processes at once ends the launcher before its supervisor has looked
+    stop.check()
     end = time.monotonic() + _SETTLE_S
     while (cause := _root_cause(run_dir, watchdog, killed_before)) is None and time.monotonic() < end:
         time.sleep(POLL_S)
+        stop.check()  # who signals all processes at once ends the launcher before its supervisor has looked
         watchdog.failed()  # which also finds ranks that vanished
-    if cause is None and stop.notice:
+    # With a launcher that a signal has ended its ranks are gone too, and nothing can be said against them.
+    if stop.notice and (cause is None or (status is not None and status < 0)):
         return Interrupted(f"{stop.notice.reason} The training processes ended without a result.", _AGAIN)
     return cause or child_error(_errors(run_dir, watchdog), status or 1, "Training", run_dir.worker_log, GpuFault)
 

@@ -32,16 +32,17 @@ def failure(
         code=error.exit_code,
         error_class=type(error).__name__,
         phase=phase,
-        cause=_readable(redact(error.cause)),
-        fix=_readable(redact(_fix(error, phase, last_durable_step))),
+        cause=redact(_as_text(error.cause)),
+        fix=redact(_as_text(_fix(error, phase, last_durable_step))),
         last_durable_step=last_durable_step,
         attempt=attempt,
     )
 
 
-def _readable(text: str) -> str:
-    """With a question mark for each byte of a name that is not UTF-8, which JSON could not hold."""
-    return text.encode(errors="replace").decode()
+def _as_text(words: str) -> str:
+    """*words* with what no UTF-8 can hold in its escaped form: a setting or a file's name can be of any bytes, and JSON
+    can hold half a character."""
+    return words.encode(errors="backslashreplace").decode()
 
 
 def _status(error: JobError) -> Literal["partial", "interrupted", "failed"]:

@@ -21,14 +21,12 @@ import psutil
 from job.child import read_error
 from job.errors import Bug, Interrupted, JobError, UnsuitableHost
 from job.redact import SECRET_NAME
+from job.signals import die_with_parent, on_stop
 
 T = TypeVar("T")
 
 POLL_S = 0.05
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_SIGKILL = int(signal.SIGKILL)  # as little as possible is done between fork and exec
-_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TERMINATE_S = 2.0  # between SIGTERM and SIGKILL for processes that outlive their job
 # SIGKILL takes milliseconds, and seconds where much memory is to be freed. A process that sleeps in a broken driver is
 # not ended by it at all: the job then ends without it, and whoever owns the machine sees both.
@@ -36,7 +34,7 @@ _KILL_S = 30.0
 
 
 class StopRequest:
-    """Whether SIGTERM, SIGINT or SIGHUP has arrived, or the time is up. Use as a context manager around the whole run,
+    """Whether a signal that asks to stop has arrived, or the time is up. Use as a context manager around the whole run,
     in the main thread."""
 
     def __init__(self) -> None:
@@ -45,9 +43,7 @@ class StopRequest:
         self._limit: tuple[float, JobError] | None = None
 
     def __enter__(self) -> "StopRequest":
-        # nohup has SIGHUP ignored, and means it.
-        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
-        self._previous = {number: signal.signal(number, self._note) for number in _STOPS - ignored}
+        self._previous = on_stop(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,6 +119,7 @@ class Child:
     ) -> None:
         self._module, self._error, self._log = module, error, log
         error.unlink(missing_ok=True)
+        # It dies with the thread that starts it, which is the main one, or a `Task` that waits for it to end.
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=output,
@@ -168,13 +165,7 @@ def last_line(log: Path) -> str:
 
 def adopt_orphans() -> None:
     """Make this process the parent of every orphan below it (it already is when it runs as PID 1)."""
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def die_with_parent() -> None:
-    """For a new process to call first: it is killed when the thread that made it ends, which waits for it. So nothing
-    goes on training for a job that was killed without a chance to end it."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_descendants() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from job.errors import Bug, GpuFault, Hang, Interrupted, JobError, OutOfMemory, UnsuitableHost
 from job.records import Exit, WorkerError
+from job.signals import STOPPERS
 
 # How long a collective may take before NCCL's watchdog aborts the process with SIGABRT: `ddp_timeout`'s default, which
 # no setting of the job changes.
 NCCL_TIMEOUT_S = 1800.0
 # A rank gives its last sign of life a little before the collective that NCCL times, and is looked at once a second.
 _MOST_OF_IT = 0.9
-_ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def root_cause(
@@ -73,7 +73,7 @@ def _as_error(name: str, end: Exit, silent_s: float, memory_ran_out: bool, last_
                 f"{name} {how} after {silent_s:.0f} s without a sign of life, as NCCL does when a collective hangs.",
                 "Run the same job again, on another machine if it happens again.",
             )
-        case _ if end.signal in _ASKED_TO_END:
+        case _ if end.signal in STOPPERS:
             return Interrupted(f"{name} {how} from outside.", "Run the same job again.")
     return GpuFault(f"{name} {how}: it crashed.", "Run the same job again, on another machine if it happens again.")
 

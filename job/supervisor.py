@@ -58,8 +58,10 @@ class Supervisor:
                 outcome = self._failure(as_job_error(error))
             finally:
                 end_descendants()
-            tell(outcome)
-            self._hand_in(outcome)
+            try:
+                tell(outcome)
+            finally:
+                self._hand_in(outcome)
         return outcome
 
     def _story(self) -> str:

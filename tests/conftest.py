@@ -3,6 +3,7 @@
 # The servers are imported by the tests that use them: moto alone takes longer than most tests.
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,14 @@ import pytest
 if TYPE_CHECKING:
     from tests.servers.hub_server import HubServer
     from tests.servers.s3_server import S3Server
+
+
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """SIGHUP ends a process that a test starts, as it does where nobody ignores it; who runs the tests may."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

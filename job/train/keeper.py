@@ -4,7 +4,6 @@ It is forked off before anything large is imported, and knows no torch.
 """
 
 import contextlib
-import ctypes
 import faulthandler
 import os
 import signal
@@ -12,21 +11,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from job.records import Exit, StopNotice
 from job.rundir import RunDir, read_record, write_bytes, write_json
+from job.signals import STOPPERS, die_with_parent, on_stop
 from job.spec import JobSpec
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-STOPPERS = (signal.SIGTERM, signal.SIGINT)
 
-
-def keep(work: Callable[[], None], run_dir: RunDir, rank: int, world_size: int) -> int:
-    """Run *work*, which ends its process itself, in a child, and leave how that ended in ``exits/``.
+def keep(work: Callable[[], None], run_dir: RunDir, rank: int, world_size: int, supervisor: int | None = None) -> int:
+    """Run *work*, which ends its process itself, in a child, and leave how that ended in ``exits/``. *supervisor* is
+    the process id of the launcher's parent, where it has one that nothing here may outlive.
 
     Returns:
         The child's exit status, or 128 + the signal that killed it.
     """
-    die_with(os.getppid())  # the launcher
+    die_with_parent()  # the launcher, whose main thread starts its ranks, and which dies with its own parent
+    if supervisor is not None and psutil.Process(os.getppid()).ppid() != supervisor:  # one of them died before
+        os._exit(1)
     run_dir.exit(rank).unlink(missing_ok=True)
     keeper = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)  # until both know what to do about them
@@ -47,15 +49,14 @@ def keep(work: Callable[[], None], run_dir: RunDir, rank: int, world_size: int) 
 
 
 class _Signals:
-    """What the keeper does about SIGTERM and SIGINT, which can mean three things."""
+    """What the keeper does about a signal that asks to stop, which can mean three things."""
 
     def __init__(self, run_dir: RunDir, rank: int, world_size: int, child: int) -> None:
         self._run_dir, self._child, self._asked = run_dir, child, False
         self._others = [other for other in range(world_size) if other != rank]
 
     def install(self) -> None:
-        for number in STOPPERS:
-            signal.signal(number, self._receive)
+        on_stop(self._receive)
 
     def _receive(self, number: int, _frame: object) -> None:
         # A launcher clears away the peers of a rank that has died, and waits 30 s for each (torchelastic): this one is
@@ -88,19 +89,13 @@ def ask_to_stop(run_dir: RunDir, number: int) -> None:
 def _settle_in(run_dir: RunDir, rank: int, keeper: int) -> None:
     """What the new process does first: die with its keeper, pass signals on to all ranks, show that it lives, and be
     ready to say where it stands."""
-    die_with(keeper)
-    for number in STOPPERS:
-        signal.signal(number, lambda number, _frame: ask_to_stop(run_dir, number))
+    die_with_parent()
+    if os.getppid() != keeper:  # it died before
+        os._exit(1)
+    on_stop(lambda number, _frame: ask_to_stop(run_dir, number))
     write_bytes(run_dir.beat(rank), str(os.getpid()).encode())
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, file=_open(run_dir.stack(rank)), all_threads=True)
-
-
-def die_with(parent: int) -> None:
-    """Be killed when the process *parent* ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it has before
-        os._exit(1)
 
 
 def _open(path: Path) -> int:

@@ -144,8 +144,10 @@ def test_a_signal_in_training_ends_with_75_and_leaves_no_result(env, tmp_path):
     assert left == ""
 
 
-def test_a_signal_in_preparation_ends_with_75(env, tmp_path):
-    ended = run_and_signal(env, lambda: (tmp_path / "output" / "run.json").exists(), signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.usefixtures("hangup")
+def test_a_signal_in_preparation_ends_with_75(env, tmp_path, number):
+    ended = run_and_signal(env, lambda: (tmp_path / "output" / "run.json").exists(), number)
 
     assert ended.code == 75, ended.shown
     assert ended.outcome["phase"] in ("plan", "prepare")

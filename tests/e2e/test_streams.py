@@ -1,50 +1,83 @@
-"""Nobody reads what the job says, or it cannot be said: the run and its exit status stay what they are."""
+"""Nobody reads what the job says, or it cannot be written: the job does what it would have done, and ends the same."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from tests.tiny import ROOT
 
-REFUSED = {"JOB_MODEL": "/nowhere/model"}
+BAD = {"JOB_SEED": "many", "JOB_MODEL": "org/m", "JOB_DATASET_URI": "org/d", "JOB_OUTPUT_URI": "/out"}
+FULL, UNREAD = "a full disk", "a reader that has died"
 
 
-def say_to(env: dict[str, str], redirection: str) -> "subprocess.CompletedProcess[bytes]":
+def entrypoint(env: dict[str, str], *argv: str, **streams: IO[str] | int) -> "subprocess.CompletedProcess[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JOB_")}
-    command = f'"{sys.executable}" "{ROOT / "entrypoint.py"}" {redirection}'
-    return subprocess.run(["bash", "-c", command], env=clean | env, capture_output=True, timeout=180)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "entrypoint.py"), *argv], env=clean | env, stdin=subprocess.DEVNULL, text=True,
+        timeout=180, **streams,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
-def test_the_outcome_is_told_although_nothing_else_can_be(env, redirection):
-    ended = say_to(env | REFUSED, redirection)
-
-    assert ended.returncode == 66
-    assert json.loads(ended.stdout)["code"] == 66
-
-
-@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", ">/dev/full 2>/dev/full"])
-def test_an_outcome_that_cannot_be_told_is_the_exit_status_all_the_same(env, redirection):
-    ended = say_to(env | REFUSED, redirection)
-
-    assert (ended.returncode, ended.stdout) == (66, b"")
+@pytest.fixture(params=[FULL, UNREAD])
+def nowhere(request: pytest.FixtureRequest) -> Iterator[IO[str]]:
+    """Where nothing can be written."""
+    if request.param == FULL:
+        with Path("/dev/full").open("w") as stream:
+            yield stream
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "w") as stream:
+            yield stream
 
 
-def test_a_name_that_is_not_utf_8_is_told_as_far_as_it_can_be(env):
-    ended = say_to(env | {"JOB_MODEL": os.fsdecode(b"/nowhere/\xff")}, "")
+def test_an_outcome_stands_on_stdout_although_stderr_cannot_be_written(nowhere):
+    ended = entrypoint(BAD, stdout=subprocess.PIPE, stderr=nowhere)
 
-    assert ended.returncode == 66
-    assert "/nowhere/?" in json.loads(ended.stdout)["cause"]
+    assert (ended.returncode, json.loads(ended.stdout.splitlines()[-1])["code"]) == (78, 78)
+
+
+def test_an_exit_code_is_what_it_is_although_stdout_cannot_be_written(nowhere):
+    ended = entrypoint(BAD, stdout=nowhere, stderr=subprocess.PIPE)
+
+    assert ended.returncode == 78
+    assert "JOB_SEED=many" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_job_that_was_started_without_streams_ends_as_it_would_with_them(tmp_path):
+    script = '"$0" "$1" >&- 2>&-; echo $?'
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JOB_")}
+
+    ended = subprocess.run(
+        ["sh", "-c", script, sys.executable, str(ROOT / "entrypoint.py")],
+        env=clean | BAD,
+        capture_output=True,
+        text=True,
+    )
+
+    assert ended.stdout == "78\n"
+
+
+def test_a_value_that_is_no_utf8_is_refused_as_any_other_is(env):
+    odd = {"JOB_MODEL": os.fsdecode(b"/m/\xff")}
+
+    ended = entrypoint(env | odd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    outcome = json.loads(ended.stdout.splitlines()[-1])
+    assert (ended.returncode, outcome["code"]) in ((66, 66), (78, 78)), ended.stderr
+    assert "/m/\\udcff" in outcome["cause"]
 
 
 @pytest.mark.slow
-def test_a_run_whose_log_is_full_trains_and_publishes(env, tmp_path: Path):
-    ended = say_to(env, "2>/dev/full")
+def test_a_log_that_cannot_be_written_changes_nothing_about_a_run(env, nowhere, tmp_path):
+    ended = entrypoint(env, stdout=subprocess.PIPE, stderr=nowhere)
 
-    assert ended.returncode == 0
+    assert ended.returncode == 0, ended.stdout
     assert (tmp_path / "output" / "manifest.json").exists()
-    assert json.loads((tmp_path / "output" / "attempts" / "0001" / "outcome.json").read_bytes())["code"] == 0

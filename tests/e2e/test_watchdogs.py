@@ -29,8 +29,12 @@ def last_rank_gets(number: signal.Signals, env: dict[str, str], work_dir: Path, 
 def run_long(env: dict[str, str], work_dir: Path, act: Callable[..., object]) -> Ended:
     long = env | {"JOB_MAX_STEPS": "100000", "JOB_HANG_TIMEOUT_S": str(HANG_S)}
     ended = run_and_act(long, lambda: logged(work_dir, "first_step"), act)
-    assert _processes(work_dir) == ""
+    assert left_over(work_dir) == ""
     return ended
+
+
+def left_over(work_dir: Path) -> str:
+    return subprocess.run(["pgrep", "-f", str(work_dir)], capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize(("number", "code", "processes"), [(signal.SIGSEGV, 81, 2), (signal.SIGBUS, 80, 1)])
@@ -75,23 +79,18 @@ def test_a_terminal_that_hangs_up_stops_the_run_as_sigterm_does(env, tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_job_that_is_killed_takes_its_ranks_with_it(env, tmp_path, processes):
-    """By the kernel, say, for its memory: there is no container to end with it."""
-    long = {"JOB_MAX_STEPS": "100000", "JOB_NUM_PROCESSES": str(processes)}
-    process = start(env | long)
-    when = time.monotonic() + 120
-    while not logged(tmp_path / "work", "first_step"):
-        assert time.monotonic() < when, "there was no first step"
+def test_a_supervisor_that_is_killed_leaves_no_process(env, tmp_path, processes):
+    job = start(env | {"JOB_MAX_STEPS": "100000", "JOB_NUM_PROCESSES": str(processes)})
+    wait_for(lambda: logged(tmp_path / "work", "first_step"), 120)
+
+    job.kill()
+    job.communicate()
+
+    wait_for(lambda: left_over(tmp_path / "work") == "", 5)
+
+
+def wait_for(holds: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it never came to be"
         time.sleep(0.05)
-
-    process.kill()
-    process.communicate()
-
-    gone_by = time.monotonic() + 10
-    while (left := _processes(tmp_path / "work")) and time.monotonic() < gone_by:
-        time.sleep(0.1)
-    assert left == ""
-
-
-def _processes(work_dir: Path) -> str:
-    return subprocess.run(["pgrep", "-f", str(work_dir)], capture_output=True, text=True).stdout

@@ -1,4 +1,5 @@
-"""``python -m tests.unit.kept RUN_DIR RANK WORLD_SIZE WHAT``: a keeper whose child does WHAT instead of training."""
+"""``python -m tests.unit.kept RUN_DIR RANK WORLD_SIZE WHAT [SUPERVISOR]``: a keeper whose child does WHAT instead of
+training."""
 
 import os
 import signal
@@ -25,4 +26,5 @@ def work() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(keep(work, RunDir(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])))
+    supervisor = int(sys.argv[5]) if len(sys.argv) > 5 else None
+    sys.exit(keep(work, RunDir(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), supervisor))

@@ -27,8 +27,12 @@ class Kept:
         self._keepers: list[subprocess.Popen[bytes]] = []
         write_json(self.files.spec, JobSpec(model="org/m", dataset_uri="org/d", grace_s=GRACE_S))
 
-    def start(self, what: str, rank: int = 0, world_size: int = 1) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.unit.kept", str(self.files.root), str(rank), str(world_size), what]
+    def start(
+        self, what: str, *supervisor: str, rank: int = 0, world_size: int = 1, under: tuple[str, ...] = ()
+    ) -> subprocess.Popen[bytes]:
+        """A keeper, or what runs it *under* itself."""
+        told = [str(self.files.root), str(rank), str(world_size), what, *supervisor]
+        command = [*under, sys.executable, "-m", "tests.unit.kept", *told]
         self._keepers.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL))
         return self._keepers[-1]
 
@@ -81,8 +85,9 @@ def test_how_the_process_before_ended_is_forgotten_when_the_next_begins(kept):
     assert happens(lambda: not kept.files.exit(0).exists())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("whom", ["keeper", "child"])
+@pytest.mark.usefixtures("hangup")
 def test_a_signal_to_one_rank_asks_all_of_them_to_stop(kept, whom, number):
     keeper = kept.start("obey", rank=1, world_size=2)
     child = kept.child(1)
@@ -93,6 +98,18 @@ def test_a_signal_to_one_rank_asks_all_of_them_to_stop(kept, whom, number):
     notice = read_record(kept.files.stop, StopNotice)
     assert notice.reason == f"{number.name} came to a training process."
     assert 0 < notice.deadline - time.monotonic() <= GRACE_S
+
+
+@pytest.mark.parametrize("whom", ["keeper", "child"])
+def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(kept, whom):
+    keeper = kept.start("obey", under=("nohup",))
+    child = kept.child()
+
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        os.kill(child if whom == "child" else keeper.pid, number)
+
+    assert keeper.wait(10) == 0
+    assert read_record(kept.files.stop, StopNotice).reason == "SIGTERM came to a training process."
 
 
 def test_who_has_asked_first_is_not_overwritten(kept):
@@ -155,7 +172,34 @@ def test_a_killed_keeper_leaves_no_worker(kept):
     keeper.kill()
     keeper.wait()
 
-    assert happens(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
+    assert happens(lambda: not lives(child), 5)
+
+
+LAUNCHER = ("-c", "import subprocess, sys; subprocess.run(sys.argv[1:])")
+
+
+def test_a_killed_launcher_leaves_neither_keeper_nor_worker(kept):
+    launcher = kept.start("wait", under=(sys.executable, *LAUNCHER))
+    kept.child()
+    below = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(below) == 2
+
+    launcher.kill()
+    launcher.wait()
+
+    assert happens(lambda: not any(map(lives, below)), 5)
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_keeper_that_comes_after_its_supervisor_has_died_begins_nothing(kept):
+    assert kept.start("0", str(os.getppid())).wait(10) == 0  # of which this process is the launcher
+    kept.files.exit(0).unlink()
+
+    assert kept.start("0", str(os.getpid())).wait(10) == 1
+    assert not kept.files.exit(0).exists()
 
 
 def test_a_process_says_where_it_stands_when_it_is_asked(kept):

@@ -18,6 +18,7 @@ from job.processes import Child, StopRequest, Task, adopt_orphans, child_error, 
 from job.records import Plan, WorkerError
 from job.rundir import RunDir, write_json
 from job.spec import JobSpec
+from tests.tiny import ROOT
 
 
 def plan(**settings: object) -> Plan:
@@ -140,6 +141,18 @@ def test_a_signal_ends_the_wait_for_a_task_that_hangs():
             task.result(stop)
 
 
+@pytest.mark.parametrize(("before", "heard"), [(signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, None)])
+def test_a_hangup_asks_to_stop_unless_it_was_ignored_at_the_start(before, heard):
+    around = signal.signal(signal.SIGHUP, before)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal == heard
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, around)
+
+
 def test_a_limit_of_time_ends_what_is_waited_for_as_a_signal_does():
     stop, late = StopRequest(), DeadlineReached("JOB_MAX_HOURS=1 is reached.")
     stop.limit(time.monotonic() + 0.2, late)
@@ -174,6 +187,28 @@ def test_a_signal_ends_a_child(tmp_path):
         with pytest.raises(Interrupted):
             child.wait(stop)
     assert psutil.Process().children() == []
+
+
+WAITS_FOR_A_CHILD = """
+import os, pathlib, sys
+from job.processes import Child, StopRequest
+folder = pathlib.Path(sys.argv[1])
+(folder / "sleeper.py").write_text("import time; time.sleep(60)")
+Child("sleeper", [], folder / "error", folder / "log", os.environ | {"PYTHONPATH": sys.argv[1]}).wait(StopRequest())
+"""
+
+
+def test_a_child_dies_with_the_process_that_started_it(tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", WAITS_FOR_A_CHILD, str(tmp_path)], cwd=ROOT)
+    until = time.monotonic() + 20
+    while not (children := psutil.Process(parent.pid).children()) and time.monotonic() < until:
+        time.sleep(0.05)
+
+    parent.kill()
+    parent.wait()
+
+    assert len(children) == 1
+    assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
 ORPHANS = """

@@ -1,9 +1,11 @@
 """The last line of stdout, and what may not stand in it."""
 
+import io
 import json
 
 import pytest
 
+from job import cli, outcome
 from job.errors import (
     ERROR_CLASSES,
     AccessDenied,
@@ -60,6 +62,15 @@ def test_a_deadline_before_anything_was_published_points_to_the_newest_checkpoin
         == "Raise it. Its newest adapter is in checkpoints/step-00000040."
     )
     assert failure(late, "plan", 2, redactor({})).fix == "Raise it."
+
+
+@pytest.mark.parametrize("odd", [chr(0xDCFF), chr(0xD83D)])  # a byte that is no UTF-8; half of an emoji
+def test_what_is_no_text_does_not_keep_an_outcome_from_being_told(odd):
+    line = to_line(failure(BadData(f"/m/{odd} is bad", f"Mend {odd}."), "load", None, redactor({})))
+
+    shown = odd.encode(errors="backslashreplace").decode()
+    assert json.loads(line.encode())["cause"] == f"/m/{shown} is bad"
+    assert json.loads(line)["fix"] == f"Mend {shown}."
 
 
 @pytest.mark.parametrize("character", ["x", "ü", "\n", '"', "\u0000", "🙂"])
@@ -131,3 +142,21 @@ def test_the_termination_log_is_written_only_where_the_platform_made_one(tmp_pat
 
     assert not (tmp_path / "absent").exists()
     assert json.loads((tmp_path / "log").read_text())["code"] == 0
+
+
+def test_the_platform_is_told_first_and_a_person_who_cannot_be_told_changes_nothing(tmp_path, monkeypatch, capsys):
+    log = tmp_path / "log"
+    log.touch()
+    monkeypatch.setattr(outcome.write_termination_log, "__defaults__", (log,))
+    told_before: list[str] = []
+
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            told_before.append(log.read_text())
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Gone())
+
+    assert cli.main(["preview"], {}) == 78
+    assert json.loads(told_before[0])["code"] == 78
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["code"] == 78

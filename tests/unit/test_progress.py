@@ -104,6 +104,29 @@ def test_it_is_a_line_a_person_can_read():
     )
 
 
+class Unwritable(io.StringIO):
+    """What a stream says when its disk is full, its reader has died, or it is closed."""
+
+    def __init__(self, error: Exception, terminal: bool) -> None:
+        super().__init__()
+        self._error, self.isatty = error, lambda: terminal
+
+    def write(self, _: str) -> int:
+        raise self._error
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "full"), BrokenPipeError(32, "no reader"), ValueError("closed")], ids=str
+)
+def test_what_cannot_be_told_to_a_person_changes_nothing(error, terminal):
+    console = Console(Unwritable(error, terminal), lambda text: text)
+
+    console.event({"event": "preparing", "rows": 1, "rows_per_s": 1.0, "left_s": 1})
+    console.say("said")
+    console.warn("warned")
+
+
 def test_the_first_figures_of_training_correct_what_was_foreseen():
     stream, clock = io.StringIO(), Clock()
     console = Console(stream, lambda text: text, clock=clock)

@@ -236,6 +236,17 @@ def test_a_launcher_that_the_same_signal_ended_is_no_fault(training):
     assert type(error) is Interrupted
 
 
+def test_ranks_that_went_with_their_launcher_are_no_fault_of_their_own_where_all_were_told_to_stop(training):
+    def signal_everybody() -> None:
+        training.stop(30)
+        for process in psutil.Process().children(recursive=True):
+            process.kill()
+
+    error = training.fail(signal_everybody)
+
+    assert type(error) is Interrupted
+
+
 def test_a_more_pressing_notice_takes_the_place_of_the_first(training):
     def stop_at_leisure_then_in_a_hurry() -> None:
         training.stop(60)
