@@ -6,7 +6,7 @@ from pathlib import Path
 from job.attempts import Attempt
 from job.continuation import plan_to_continue
 from job.deadline import Deadline
-from job.durable import Durable, fetch_newest, suitable
+from job.durable import Durable
 from job.durable_training import train_durably
 from job.errors import DeadlineReached, Interrupted, JobError
 from job.forecast import forecast
@@ -21,6 +21,7 @@ from job.publish import publish_apart
 from job.records import Decided, Facts, Plan, Prepared, PrepareTask, TrainTask
 from job.report.made import AllAttempts, Made
 from job.report.write import write_reports
+from job.resume import bring_back
 from job.run import Run
 from job.rundir import write_json
 
@@ -45,7 +46,7 @@ def make_result(
         if not inputs.model.source.is_local:
             run.console.weights(inputs.model.facts)
         weights = Task(lambda: inputs.model.localize(run.shop.cache / "models", weights=True))
-        checkpoint = Task(lambda: _bring_back(run, output, found, plan))
+        checkpoint = Task(lambda: bring_back(run, output, found, plan))
         rows, prepared = _prepare(run, task, plan)
         plan = _foresee(run, plan, prepared)
         train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
@@ -73,17 +74,6 @@ def _plan(run: Run, output: Output, attempt: Attempt, facts: Facts, found: list[
     run.log.write("plan", **plan.model_dump(mode="json"))
     run.console.plan(plan)
     return plan
-
-
-def _bring_back(run: Run, output: Output, found: list[Durable], plan: Plan) -> list[Durable]:
-    """The newest of the checkpoints *found* that a run under *plan* can go on from, on this machine; it and those that
-    are older."""
-    warn = run.console.warn
-    usable = fetch_newest(output.state, suitable(found, plan, warn), run.dir.checkpoints, warn)
-    run.live.durable(usable[0].step if usable else None)
-    if usable:
-        run.console.say(f"  going on from step {usable[0].step}")
-    return usable
 
 
 def _prepare(run: Run, task: PrepareTask, plan: Plan) -> tuple[Path, Prepared]:
