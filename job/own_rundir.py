@@ -84,5 +84,6 @@ def clear(run_dir: RunDir, spec: JobSpec) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
-    run_dir.errors.mkdir(exist_ok=True)
+    for folder in (run_dir.errors, run_dir.sending):  # which a full disk may refuse later
+        folder.mkdir(exist_ok=True)
     run_dir.spare.write_bytes(bytes(_SPARE_BYTES))

@@ -144,7 +144,7 @@ class Supervisor:
         run.dir.spec.unlink()  # published, and nobody's here: if the output is removed, the next run trains again
         if run.background:
             run.background.stop()
-            run.background.join(_WAY_S)
+            run.background.join(min(_WAY_S, self._left_s(_OTHER_S)))
         Task(lambda: self._tidy(outputs[0])).join(min(_LAST_S, self._left_s(_OTHER_S)))
 
     def _tidy(self, output: Output) -> None:
