@@ -1,6 +1,7 @@
 """Which of the checkpoints on this machine a run can go on from. Pure but for looking at files; no torch."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,6 +23,19 @@ def by_step(folder: Path) -> list[Path]:
     """All that is called a checkpoint in *folder*, the highest step first."""
     steps = {int(match[1]): path for path in folder.glob("*") if (match := _NAME.fullmatch(path.name))}
     return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that the name of *checkpoint* tells."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def superfluous(kept: Iterable[Layout], limit: int) -> list[int]:
+    """The steps of those that go when the *limit* newest and the best by evaluation loss stay."""
+    layouts = sorted(kept, key=lambda layout: layout.step, reverse=True)
+    measured = [(layout.eval_loss, -layout.step) for layout in layouts if layout.eval_loss is not None]
+    best = -min(measured)[1] if measured else None
+    return [layout.step for layout in layouts[limit:] if layout.step != best]
 
 
 def is_complete(checkpoint: Path, plan: Plan) -> bool:

@@ -15,8 +15,8 @@ from job.uri import FileUri, parse_uri
 
 _FP32 = 4  # bytes
 _PER_CHECKPOINT = 3  # the adapter and Adam's two moments
-# The adapter, and on the way to the output six checkpoints: two that are kept, the one being written, and three in the
-# outbox.
+# The adapter, and six checkpoints: the one being written, one on its way to the output, and four that wait behind it,
+# the three newest and the best; the two that are kept here are the newest of these.
 _ADAPTERS = 1 + 6 * _PER_CHECKPOINT
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from job.errors import JobError, NotFound
 from job.records import Layout, Plan
+from job.rundir import remove_whole
 from job.storage import Store, StoredFile
 from job.storage.transfer import MANIFEST, sha256_of
 
@@ -115,32 +116,28 @@ def _read_manifest(data: bytes, step: int, fingerprint: str) -> dict[str, Any]:
     return manifest
 
 
-def fetch_newest(store: Store, candidates: Sequence[Durable], folder: Path, warn: Say) -> list[Durable]:
+def fetch_newest(store: Store, candidates: Sequence[Durable], folder: Path, warn: Say, here: int) -> list[Durable]:
     """Bring the newest of *candidates* whose bytes are what its manifest says to ``checkpoint-N`` in *folder*, as the
-    Trainer names them. Returns it and those that are older; nothing when there is none.
+    Trainer names them. Returns it and those that are older; nothing when there is none. Those before step *here*, which
+    is in *folder* already, are returned as they are.
 
     Raises:
         AccessDenied, NetworkExhausted, UnsuitableHost: it cannot be fetched.
     """
     for number, durable in enumerate(candidates):
+        if durable.step < here:
+            return list(candidates[number:])
         scratch = folder / f".{durable.step}"
         store.fetch(durable.files, scratch)
         damaged = [path for path, expected in durable.sums.items() if sha256_of(scratch / path) != expected]
         if not damaged:
-            (scratch / checkpoint_folder(durable.step)).rename(folder / f"checkpoint-{durable.step}")
+            remove_whole(checkpoint := folder / f"checkpoint-{durable.step}")
+            (scratch / checkpoint_folder(durable.step)).rename(checkpoint)
             shutil.rmtree(scratch)
             return list(candidates[number:])
         warn(f"  the checkpoint of step {durable.step} is passed over: {damaged[0]} is not as its {MANIFEST} says")
         shutil.rmtree(scratch)
     return []
-
-
-def superfluous(kept: Iterable[Layout], limit: int) -> list[int]:
-    """The steps of those that go when the *limit* newest and the best by evaluation loss stay."""
-    layouts = sorted(kept, key=lambda layout: layout.step, reverse=True)
-    measured = [(layout.eval_loss, -layout.step) for layout in layouts if layout.eval_loss is not None]
-    best = -min(measured)[1] if measured else None
-    return [layout.step for layout in layouts[limit:] if layout.step != best]
 
 
 def remove(store: Store, steps: Iterable[int], warn: Say) -> None:

@@ -54,6 +54,7 @@ def train_durably(
             pusher.flush(lambda: _until(run, deadline))
             signalled = Interrupted("A training process was told to stop, not by this job.")
             return plan, result, early.error or signalled
+    run.background = pusher
     return plan, result, None
 
 
@@ -61,7 +62,6 @@ def train_durably(
 def _pushing(pusher: Pusher, run: Run, deadline: Deadline | None) -> Iterator[None]:
     """Whatever goes wrong, what waits to be pushed is pushed. When all has gone well the result itself comes first, and
     what waits is kept for the case that it cannot be published."""
-    run.background = pusher
     pusher.start()
     try:
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 from job.attempts import Attempt
 from job.continuation import plan_to_continue
 from job.deadline import Deadline
-from job.durable import Durable, fetch_newest, suitable
+from job.durable import Durable
 from job.durable_training import train_durably
 from job.errors import DeadlineReached, Interrupted, JobError
 from job.forecast import forecast
@@ -22,6 +22,7 @@ from job.publish import publish_apart
 from job.records import Decided, Facts, Plan, Prepared, PrepareTask, TrainTask
 from job.report.made import AllAttempts, Made
 from job.report.write import write_reports
+from job.resume import bring_back, forget_all, same_work
 from job.run import Run
 from job.rundir import write_json
 
@@ -47,7 +48,7 @@ def make_result(
         if not inputs.model.source.is_local:
             run.console.weights(inputs.model.facts)
         weights = Task(lambda: inputs.model.localize(run.shop.cache / "models", weights=True))
-        checkpoint = Task(lambda: _bring_back(run, output, found, plan))
+        checkpoint = Task(lambda: bring_back(run, output, found, plan, before))
         rows, prepared = _prepare(run, task, plan)
         plan = _foresee(run, plan, prepared)
         durable = checkpoint.result(run.stop)
@@ -73,17 +74,6 @@ def _plan(run: Run, facts: Facts, before: Decided | None, found: list[Durable]) 
     return plan
 
 
-def _bring_back(run: Run, output: Output, found: list[Durable], plan: Plan) -> list[Durable]:
-    """The newest of the checkpoints *found* that a run under *plan* can go on from, on this machine; it and those that
-    are older."""
-    warn = run.console.warn
-    usable = fetch_newest(output.state, suitable(found, plan, warn), run.dir.checkpoints, warn)
-    run.live.durable(usable[0].step if usable else None)
-    if usable:
-        run.console.say(f"  going on from step {usable[0].step}")
-    return usable
-
-
 def _prepare(run: Run, task: PrepareTask, plan: Plan) -> tuple[Path, Prepared]:
     rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), run.shop)
     # Without the text of the template, which the tokenizer holds.
@@ -95,14 +85,17 @@ def _prepare(run: Run, task: PrepareTask, plan: Plan) -> tuple[Path, Prepared]:
 def _settle(
     run: Run, output: Output, attempt: Attempt, before: Decided | None, now: Decided, durable: list[Durable]
 ) -> None:
-    """Note in the output what *now* settles for later attempts, in place of *before*: the first step is yet to come, or
-    both are the same where it counts.
+    """Note in the output and here what *now* settles for later attempts, in place of *before*: the first step is yet to
+    come, or both are the same where it counts.
 
     Raises:
         OutputTaken: there is a checkpoint to go on from, and it is of other rows or another model.
     """
     if before and durable:
         refuse_changes(run.spec, before, now, durable[0].step)
+    if not durable and not same_work(before, now):
+        forget_all(run.dir)
+    write_json(run.dir.decided, now)
     if now != before:
         run.wait(attempt.confirm)
         run.wait(lambda: output.mark(run.spec, now))

@@ -1,22 +1,22 @@
 """Checkpoints on their way to the output, while training goes on."""
 
 import contextlib
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from job.attempts import Attempt
-from job.checkpoints import LAYOUT
+from job.checkpoints import LAYOUT, superfluous
 from job.child import as_job_error
-from job.durable import checkpoint_folder, remove, steps_in, superfluous
+from job.durable import checkpoint_folder, remove, steps_in
 from job.errors import AccessDenied, JobError, OutputTaken
+from job.outbox import layout_of, put_back, take, waiting
 from job.processes import POLL_S
 from job.publish import make_manifest
 from job.records import Layout, Pushed
 from job.run import Run
-from job.rundir import read_record, write_json
+from job.rundir import read_record, remove_whole, write_json
 
 _RETRY_S = 20.0  # after a store that could not be reached through all retries of its own
 # For a checkpoint on its way when a run breaks down: about as long as it may take to make again what is in it.
@@ -41,8 +41,9 @@ class Pusher(threading.Thread):
 
     def run(self) -> None:
         while self._refusal is None and not (self._dropped.is_set() or (self._ended.is_set() and not self._waiting())):
-            if self._waiting() and not self._held.is_set() and time.monotonic() >= self._next_at:
-                self._push_next()
+            folders = self._waiting()
+            if folders and not self._held.is_set() and time.monotonic() >= self._next_at:
+                self._push_next(*folders)
             else:
                 time.sleep(POLL_S)
 
@@ -70,33 +71,32 @@ class Pusher(threading.Thread):
         self._dropped.set()
 
     def _waiting(self) -> list[Path]:
-        return sorted(self._outbox.glob("step-*"), reverse=True)
+        return waiting(self._run.dir.outbox)
 
-    @property
-    def _outbox(self) -> Path:
-        return self._run.dir.outbox
-
-    def _push_next(self) -> None:
-        newest, *older = self._waiting()
+    def _push_next(self, newest: Path, *older: Path) -> None:
         try:
             for folder in older:
                 if not self._is_best(folder):
-                    shutil.rmtree(folder)
-            self._push(newest)
+                    remove_whole(folder)
+            if taken := take(newest, self._run.dir.sending):
+                self._push(taken)
         except (AccessDenied, OutputTaken) as error:
             self._refusal = error
         except Exception as error:  # a thread that died would end all pushing, and nobody would know
             self._run.console.warn(f"  the checkpoint of {newest.name} is not durable yet: {as_job_error(error).cause}")
             self._next_at = time.monotonic() + _RETRY_S
+        finally:
+            with contextlib.suppress(OSError):  # a full disk
+                put_back(self._run.dir)
 
     def _push(self, folder: Path) -> None:
-        layout, began = _layout(folder), time.monotonic()
+        layout, began = read_record(folder / LAYOUT, Layout), time.monotonic()
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         facts = {"fingerprint": self._run.spec.fingerprint, "attempt": self._attempt.number}
         manifest = make_manifest(files, facts | {"layout": layout.model_dump(mode="json")})
         self._attempt.confirm()
         self._attempt.store.replace(checkpoint_folder(layout.step), files, manifest)
-        shutil.rmtree(folder)
+        remove_whole(folder)
         self._note(layout, time.monotonic() - began)
         self._tidy()
 
@@ -122,10 +122,8 @@ class Pusher(threading.Thread):
             write_json(self._run.dir.pushed, Pushed(upload_s=upload_s))
 
     def _is_best(self, folder: Path) -> bool:
-        loss = _layout(folder).eval_loss
-        others = [layout.eval_loss for layout in self._kept.values() if layout.eval_loss is not None]
-        return loss is not None and loss < min(others, default=float("inf"))
-
-
-def _layout(folder: Path) -> Layout:
-    return read_record(folder / LAYOUT, Layout)
+        layout = layout_of(folder)
+        others = [kept.eval_loss for kept in self._kept.values() if kept.eval_loss is not None]
+        if layout is None or layout.eval_loss is None:
+            return False
+        return layout.eval_loss < min(others, default=float("inf"))

@@ -1,8 +1,10 @@
 """Every local path that two processes share, and the one way to write them."""
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ class RunDir:
         self.root = root
         self.spec = root / "spec.json"
         self.plan = root / "plan.json"
+        self.decided = root / "decided.json"
         self.train_task = root / "train_task.json"
         self.train_result = root / "train_result.json"
         self.errors = root / "errors"
@@ -36,6 +39,7 @@ class RunDir:
         self.checkpoints = root / "checkpoints"
         self.spare = root / "spare"
         self.outbox = root / "outbox"
+        self.sending = root / "sending"
         self.pushed = root / "pushed.json"
 
     def error(self, rank: int) -> Path:
@@ -78,6 +82,24 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def flush_files(folder: Path) -> None:
+    """Have the disk hold every file under *folder*, so that after a power cut what vouches for them does not stand
+    alone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove *folder*, if it is there, so that not even a kill in between leaves a part of it under its name."""
+    doomed = folder.with_name(f".{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def write_json(path: Path, value: BaseModel | dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from job.inspection import Inputs, find_inputs
 from job.making import PARTIAL, make_result
 from job.outcome import failure, success, upload_error
 from job.output import Output
-from job.own_rundir import exclusive, is_trained
+from job.own_rundir import clear, hold, is_trained, open_lock
 from job.processes import StopRequest, Task, adopt_orphans, end_descendants
 from job.publish import copy_to_secondaries, publish, remove_apart
 from job.records import Outcome
@@ -32,6 +32,8 @@ from job.spec import JobSpec
 _RETRY_S = 20.0  # for the newest checkpoint to reach a store that has just refused the result
 _WAY_S = 2.0  # for a checkpoint that was on its way when training ended, and that nobody needs now
 _LAST_S = 5.0  # for each of the last things that a store is told, whatever it does
+# The same for the outcome, and for each of the others, when the grace of a signal is over: whoever sent it kills soon.
+_OUTCOME_S, _OTHER_S = 2.0, 0.5
 
 
 class Supervisor:
@@ -55,6 +57,7 @@ class Supervisor:
             except Exception as error:  # every end has an outcome
                 if self._run.spec.debug:
                     self._run.console.traceback(error)
+                self._leave_checkpoint()
                 outcome = self._failure(as_job_error(error))
             finally:
                 end_descendants()
@@ -78,11 +81,13 @@ class Supervisor:
                 check_machine(spec, inputs, run.env, run.stop)
             for output in outputs:
                 run.wait(output.probe_write)
-        self._mine.enter_context(exclusive(run.dir, spec))
+        lock = self._mine.enter_context(open_lock(run.dir, spec))
         attempt = self._claim(outputs[0], inputs)
         if manifest := self._finished(outputs[0]):  # by the attempt that was waited for
             return self._already_finished(outputs, manifest)
+        hold(lock, spec, run.stop)
         run.wait(lambda: outputs[0].mark(spec))
+        clear(run.dir, spec)  # not before: a job that is refused leaves what another has trained
         if is_trained(run.dir, spec):
             run.console.say("training has finished before; only the upload is left")
         else:
@@ -131,7 +136,7 @@ class Supervisor:
 
     def _publish(self, outputs: list[Output], attempt: Attempt) -> None:
         """The result, verified, in every output. A signal that comes now is given its grace: a few seconds more, and
-        all is done. What cannot be published leaves its newest checkpoint."""
+        all is done."""
         run, spec = self._run, self._run.spec
 
         def upload() -> None:
@@ -141,15 +146,12 @@ class Supervisor:
         try:
             run.wait(upload, patience_s=spec.grace_s)
         except JobError as error:
-            if run.background:
-                until = min(run.grace_ends(), time.monotonic() + _RETRY_S)
-                run.background.flush(lambda: until)
             raise upload_error(error) from error
-        run.dir.metrics.unlink()  # published: if the output is removed, the next run trains again
+        run.dir.spec.unlink()  # published, and nobody's here: if the output is removed, the next run trains again
         if run.background:
             run.background.stop()
-            run.background.join(_WAY_S)
-        Task(lambda: self._tidy(outputs[0])).join(_LAST_S)
+            run.background.join(min(_WAY_S, self._left_s(_OTHER_S)))
+        Task(lambda: self._tidy(outputs[0])).join(min(_LAST_S, self._left_s(_OTHER_S)))
 
     def _tidy(self, output: Output) -> None:
         """Remove what a success leaves behind it. What stays costs a little, and a success is a success."""
@@ -163,6 +165,12 @@ class Supervisor:
         filled = run.wait(lambda: copy_to_secondaries(outputs, manifest, run.spec, scratch))
         copied = f" Copied to {', '.join(filled)}." if filled else ""
         return f"The same job has finished before; its result in {outputs[0].text} is complete.{copied}"
+
+    def _leave_checkpoint(self) -> None:
+        """Of what has been trained and is not published, the newest checkpoint goes to the output."""
+        run, end = self._run, time.monotonic() + _RETRY_S
+        if run.background:
+            run.background.flush(lambda: min(run.grace_ends(), end))
 
     def _failure(self, error: JobError) -> Outcome:
         """*error* as an outcome; that of a third attempt that has broken down without progress says so."""
@@ -179,14 +187,18 @@ class Supervisor:
         nothing about the run."""
         if self._attempt is None:
             return
-        Task(self._end_uploads).join(_LAST_S)
-        self._attempt.end(outcome)
-        Task(self._leave_files).join(_LAST_S)
+        Task(self._end_uploads).join(min(_LAST_S, self._left_s(_OTHER_S)))
+        self._attempt.end(outcome, self._left_s(_OUTCOME_S))
+        Task(self._leave_files).join(min(_LAST_S, self._left_s(_OTHER_S)))
+
+    def _left_s(self, at_least: float) -> float:
+        """Seconds until the grace of a signal is over, or *at_least* so many; infinity without a signal."""
+        return max(at_least, self._run.grace_ends() - time.monotonic())
 
     def _end_uploads(self) -> None:
         """What is still under way gets no more time, and the parts of uploads are paid for until somebody ends them."""
         if self._attempt:
-            self._attempt.check()  # a successor's are none of ours
+            self._attempt.confirm()  # a successor's are none of ours
             self._attempt.store.abort_uploads()
 
     def _leave_files(self) -> None:

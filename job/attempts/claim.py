@@ -66,10 +66,10 @@ class Attempt:
         """This attempt as later ones will see it, if it ends with *outcome*."""
         return Past(self.number, outcome, self._heart.pulse())
 
-    def end(self, outcome: Outcome) -> None:
-        """Leave *outcome* with the run and let go of it. Returns within seconds whatever the store does: the outcome is
-        told elsewhere too."""
-        Task(lambda: self._end(outcome)).join(_END_S)
+    def end(self, outcome: Outcome, within_s: float = _END_S) -> None:
+        """Leave *outcome* with the run and let go of it. Returns within seconds, *within_s* at most, whatever the store
+        does: the outcome is told elsewhere too."""
+        Task(lambda: self._end(outcome)).join(min(_END_S, within_s))
 
     def _end(self, outcome: Outcome) -> None:
         self._heart.stop()

@@ -6,7 +6,7 @@ from job.report.dataset import make_dataset_report
 from job.report.made import Made
 from job.report.metrics import make_metrics
 from job.report.model_card import model_card
-from job.rundir import RunDir, write_bytes, write_json
+from job.rundir import RunDir, flush_files, write_bytes, write_json
 
 
 def write_reports(made: Made, place: tuple[str, str], run_dir: RunDir, metrics_path: Path) -> None:
@@ -16,4 +16,5 @@ def write_reports(made: Made, place: tuple[str, str], run_dir: RunDir, metrics_p
     write_bytes(run_dir.adapter / "README.md", model_card(metrics, *place).encode())
     report = make_dataset_report(made.spec, made.prepared, made.dataset_revisions, made.plan)
     write_json(run_dir.dataset_report, report)
+    flush_files(run_dir.adapter)
     write_json(metrics_path, metrics)

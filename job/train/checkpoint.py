@@ -9,8 +9,10 @@ from pathlib import Path
 
 from job.checkpoints import LAYOUT, by_step
 from job.errors import JobError, UnsuitableHost
+from job.outbox import post, trim
 from job.records import Layout
-from job.rundir import NO_SPACE, mount_of, write_json
+from job.rundir import NO_SPACE, mount_of, remove_whole, write_json
+from job.train.save_pace import WAITING
 
 # Checkpoints kept on the disk of this machine: the newest, and the one before in case it cannot be read.
 KEPT = 2
@@ -19,33 +21,17 @@ FULL_BYTES = 2**20
 
 
 def seal(checkpoint: Path, layout: Layout, outgoing: Path) -> None:
-    """Vouch for *checkpoint*, which all ranks have written, have it wait at *outgoing* to be pushed, and remove those
-    that it replaces."""
+    """Vouch for *checkpoint*, which all ranks have written and the disk holds, have it wait at *outgoing* to be pushed,
+    and remove those that it replaces, here and there."""
     for script in checkpoint.glob("*.py"):  # DeepSpeed's own, to convert it; what is published holds no code
         script.unlink()
     write_json(checkpoint / LAYOUT, layout)
-    _send(checkpoint, outgoing)
+    post(checkpoint, outgoing)
+    trim(outgoing.parent, WAITING)
     whole = [path for path in by_step(checkpoint.parent) if (path / LAYOUT).exists()]
     for path in by_step(checkpoint.parent):
         if path not in whole[:KEPT]:
-            shutil.rmtree(path)
-
-
-def _send(checkpoint: Path, outgoing: Path) -> None:
-    """By hard links, so that it takes no time and no space, and stays whole when the checkpoint is removed."""
-    temporary = outgoing.with_name(f".{outgoing.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    outgoing.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(checkpoint, temporary, copy_function=_link)
-    shutil.rmtree(outgoing, ignore_errors=True)  # of the same step, from before it was trained again
-    temporary.rename(outgoing)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # this file system has none
-        shutil.copyfile(source, target)
+            remove_whole(path)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from job.compatibility import adapter_dtypes
 from job.errors import Bug
 from job.events import EventLog
 from job.records import Layout, Plan, TrainTask
-from job.rundir import RunDir
+from job.rundir import RunDir, flush_files
 from job.train.agreement import Agreed, Agreement, EvaluationStopped, StopPoll
 from job.train.checkpoint import full_disk_told, seal
 from job.train.fsdp import gather_head, leave_outputs_unrounded
@@ -171,6 +171,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         with full_disk_told(checkpoint):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                flush_files(checkpoint)
             save_s = time.monotonic() - began
             self.pace.saved(save_s)
             if self.args.should_save:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from job.durable import fetch_newest, find_durable, suitable, superfluous
+from job.checkpoints import superfluous
+from job.durable import fetch_newest, find_durable, suitable
 from job.errors import AccessDenied
 from job.records import Layout
 from job.storage import open_store
@@ -41,7 +42,7 @@ def found(output: Path, said: list[str]) -> list[int]:
 
 def fetched(output: Path, work: Path, said: list[str]) -> list[int]:
     store = open_store(parse_uri(str(output), "output"))
-    usable = fetch_newest(store, find_durable(store, "ours", said.append), work, said.append)
+    usable = fetch_newest(store, find_durable(store, "ours", said.append), work, said.append, -1)
     assert [path.name for path in work.iterdir()] == [f"checkpoint-{one.step}" for one in usable[:1]]
     return [one.step for one in usable]
 

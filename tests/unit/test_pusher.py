@@ -9,6 +9,7 @@ import pytest
 
 from job.console import Console
 from job.errors import AccessDenied, OutputTaken
+from job.outbox import trim
 from job.processes import StopRequest
 from job.pusher import Pusher
 from job.records import Layout
@@ -93,7 +94,7 @@ def test_what_waits_is_pushed_with_its_manifest_and_told(run, s3_server):
     assert (manifest["layout"]["step"], run.live.progress.last_durable_step) == (7, 7)
     assert json.loads(run.dir.pushed.read_text()) == {"upload_s": run.live.measured.upload_s}
     assert run.live.measured.upload_s > 0
-    assert list(run.dir.outbox.iterdir()) == []
+    assert [*run.dir.outbox.iterdir(), *run.dir.sending.iterdir()] == []
 
 
 def test_the_newest_two_and_the_best_stay_in_the_output(run, s3_server):
@@ -125,6 +126,31 @@ def test_a_store_that_cannot_be_reached_is_tried_again_and_training_is_told_noth
     wait_for(lambda: stored(s3_server) == [7])
     pusher.check()
     assert "step-00000007 is not durable yet" in "".join(said)
+
+
+def test_workers_may_drop_what_waits_while_one_is_on_its_way(run, s3_server):
+    s3_server.faults.plan("slow", path="step-00000001/adapter_model", seconds=1)
+    save(run, 1)
+    pusher = pushed(run)
+    wait_for(lambda: any("step-00000001/adapter_model" in request.path for request in s3_server.requests))
+    for step in (2, 3, 4):
+        save(run, step)
+    trim(run.dir.outbox, 1)
+
+    pusher.flush(lambda: FOREVER)
+    assert stored(s3_server) == [1, 4]
+
+
+def test_what_could_not_be_pushed_waits_again(run, s3_server, said):
+    s3_server.faults.plan(path="adapter_model", times=9)
+    save(run, 7)
+    pusher = pushed(run)
+    wait_for(lambda: "not durable yet" in "".join(said))
+    pusher.stop()
+    pusher.join(10)
+
+    assert [path.name for path in run.dir.outbox.iterdir()] == ["step-00000007"]
+    assert list(run.dir.sending.iterdir()) == []
 
 
 def test_a_store_that_refuses_is_a_reason_to_stop(run, s3_server):
