@@ -1,8 +1,10 @@
 """An attempt that goes on: how it is heard of, how it learns of a successor, how it ends."""
 
 import json
+import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,16 +56,32 @@ def test_a_heart_goes_on_when_the_store_fails_for_a_while(s3_server, take):
     attempt.check()
 
 
-def test_a_request_that_hangs_does_not_keep_the_next_beat_waiting(s3_server, take):
-    take("s3://bucket/out", rhythm=QUICK)
+@pytest.mark.parametrize(("method", "path"), [("GET", "attempts/0002/claim"), ("PUT", "attempts/0001/heartbeat")])
+def test_a_request_that_hangs_does_not_keep_the_next_beat_waiting(s3_server, take, method, path):
+    attempt = take("s3://bucket/out", rhythm=QUICK)
     until(state("s3://bucket/out").pulse)
     began = time.monotonic()
-    s3_server.faults.plan("slow", method="PUT", path="heartbeat", times=1, seconds=8)
+    s3_server.faults.plan("slow", method=method, path=path, times=1, seconds=8)
     before = state("s3://bucket/out").pulse().beat
 
     until(lambda: state("s3://bucket/out").pulse().beat > before + 2)
 
     assert time.monotonic() - began < 6
+    attempt.check()
+
+
+def test_a_folder_that_never_answers_takes_no_more_than_a_few_threads(folder, take):
+    before = threading.active_count()
+    hangs = Path(folder, "attempts/0002/claim.json")
+    hangs.parent.mkdir(parents=True)
+    os.mkfifo(hangs)  # as a volume whose server is gone: who opens it waits
+    attempt = take(folder, rhythm=Rhythm(beat_s=0.01, lease_s=30, status_beats=3))
+
+    time.sleep(1)
+
+    assert threading.active_count() - before <= 10
+    attempt.check()
+    os.close(os.open(hangs, os.O_WRONLY))
 
 
 def test_a_store_that_does_not_answer_is_no_successor(s3_server, take):
