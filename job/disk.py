@@ -1,5 +1,6 @@
 """Whether what the job will write fits on the file systems that it will write to. Nothing is written to find out."""
 
+import contextlib
 import os
 import shutil
 from collections import defaultdict
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from job.inputs import Source
 from job.inspection import Inputs
+from job.own_rundir import find_run_dir
 from job.parameters import count_parameters
 from job.records import ModelFacts
 from job.spec import JobSpec
@@ -36,7 +38,8 @@ def disks_used(spec: JobSpec, inputs: Inputs) -> list[Disk]:
     TMPDIR.
     """
     adapter = adapter_bytes(spec, inputs.model.facts)
-    writes = [(f"JOB_WORK_DIR={spec.work_dir}", spec.work_dir, _work_dir_bytes(spec, inputs) + _ADAPTERS * adapter)]
+    run = max(0, _ADAPTERS * adapter - _left_bytes(spec))
+    writes = [(f"JOB_WORK_DIR={spec.work_dir}", spec.work_dir, _work_dir_bytes(spec, inputs) + run)]
     for text in spec.output_uri:
         uri = parse_uri(text, "output")
         if isinstance(uri, FileUri):
@@ -66,6 +69,20 @@ def _work_dir_bytes(spec: JobSpec, inputs: Inputs) -> int:
     tokens = sum(file.size for source in rows for file in source.files)
     prepared = sum(path.stat().st_size for path in (cache / "prepared").rglob("*") if path.is_file())
     return downloads + max(0, tokens - prepared)
+
+
+def _left_bytes(spec: JobSpec) -> int:
+    """What earlier attempts at this output have left on this machine, most of it under two names: it is gone on from,
+    or it makes room."""
+    if not spec.output_uri:
+        return 0
+    sizes = {}
+    for folder, _, names in os.walk(find_run_dir(spec).root):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # one that still ends removes them
+                file = Path(folder, name).stat()
+                sizes[file.st_ino] = file.st_size
+    return sum(sizes.values())
 
 
 def _missing(source: Source, cache: Path) -> int:

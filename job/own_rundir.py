@@ -1,6 +1,7 @@
 """The RunDir of a run on this machine: one process has it, and finds there what an earlier one has left complete."""
 
 import fcntl
+import hashlib
 import shutil
 import time
 from typing import IO
@@ -12,6 +13,12 @@ from job.spec import JobSpec
 
 _SPARE_BYTES = 2**18  # for the last words of a run whose disk is full: errors, exits, lines of the log
 _PATIENCE_S = 60.0  # for an attempt that is over as far as the output knows, and leaves its last files there
+
+
+def find_run_dir(spec: JobSpec) -> RunDir:
+    """The place on this machine for whatever works on the first output of *spec*."""
+    name = hashlib.sha256(spec.output_uri[0].encode()).hexdigest()[:16]
+    return RunDir(spec.work_dir.absolute() / "runs" / name)
 
 
 def is_trained(run_dir: RunDir, spec: JobSpec) -> bool:

@@ -1,17 +1,16 @@
 """What all parts of a run have in common on this machine: its spec, its folder, whom it tells, and what can stop it."""
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from job.console import Console
 from job.events import EventLog
+from job.own_rundir import find_run_dir
 from job.pace import Live
 from job.preparation import open_workshop
 from job.processes import StopRequest, Task
-from job.rundir import RunDir
 from job.spec import JobSpec
 
 T = TypeVar("T")
@@ -31,8 +30,7 @@ class Run:
     def __init__(self, spec: JobSpec, env: Mapping[str, str], console: Console, stop: StopRequest) -> None:
         self.began = time.monotonic()
         self.spec, self.env, self.console, self.stop = spec, env, console, stop
-        work_dir = spec.work_dir.absolute()
-        self.dir = RunDir(work_dir / "runs" / hashlib.sha256(spec.output_uri[0].encode()).hexdigest()[:16])
+        self.dir = find_run_dir(spec)
         self.log = EventLog(self.dir.log)
         self.live = Live()
         self.shop = open_workshop(spec, env, self.dir.root / "prepare.log", stop, self.hear)

@@ -1,7 +1,7 @@
 """What a rerun on the same machine finds there, and what it must not destroy."""
 
 import json
-import subprocess
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.world import kill_tree
-from tests.e2e.job import logged, run, run_and_act, start
+from tests.chaos.world import kill_tree, wait_until
+from tests.e2e.job import end, logged, run, run_and_act, run_and_signal, start
 from tests.servers.faults import FOREVER
 from tests.tiny import ROOT
 
@@ -35,12 +35,8 @@ def saved(work_dir: Path, step: int) -> Callable[[], bool]:
 
 def killed(env: dict[str, str], when: Callable[[], bool]) -> None:
     """Run, and kill everything at once when *when* holds."""
-    process: subprocess.Popen[str] = start(env)
-    began = time.monotonic()
-    while not when():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() - began < 120, "the moment to act never came"
-        time.sleep(0.02)
+    process = start(env)
+    wait_until(process, when)
     kill_tree(process)
 
 
@@ -76,6 +72,11 @@ def test_a_checkpoint_that_never_left_this_machine_is_gone_on_from_and_pushed(s3
     metrics = json.loads(s3_server.keys("bucket")["out/metrics.json"])
     assert (metrics["train"]["steps"], metrics["attempts"]["resumed_at_step"]) == (8, 4)
 
+    calm = run(slow | {"JOB_OUTPUT_URI": "s3://bucket/calm", "FAKE_STEP_S": "0"})
+    assert calm.code == 0, calm.shown
+    adapters = [s3_server.keys("bucket")[f"{name}/adapter/adapter_model.safetensors"] for name in ("out", "calm")]
+    assert adapters[0] == adapters[1]
+
 
 def test_after_a_success_nothing_of_it_is_gone_on_from(env, tmp_path):
     """Who removes the output wants another training."""
@@ -102,3 +103,19 @@ def test_whatever_fails_after_training_its_newest_checkpoint_is_pushed(s3_env, s
     assert ended.code == 70, ended.shown
     assert max(durable(s3_server)) >= 4
     assert ended.outcome["last_durable_step"] == max(durable(s3_server))
+
+
+def test_a_replacement_waits_for_the_attempt_before_which_still_ends(s3_env, s3_server, tmp_path):
+    """It shares the folder with it, and comes while a slow store takes the last checkpoint."""
+    endless = s3_env | {"JOB_MAX_STEPS": "100000", "JOB_SAVE_STEPS": "50000"}
+    before, began = start(endless), time.monotonic()
+    wait_until(before, lambda: logged(tmp_path / "work", "first_step"))
+    s3_server.faults.plan("slow", method="PUT|POST", path="checkpoints/.*/adapter_model", seconds=10, times=1)
+    before.send_signal(signal.SIGTERM)
+
+    replacement = run_and_signal(
+        endless, lambda: "out/attempts/0002/claim.json" in s3_server.keys("bucket"), signal.SIGTERM
+    )
+
+    assert end(before, began).code == 75
+    assert replacement.code == 75, replacement.shown

@@ -12,6 +12,7 @@ from job.facts.gpus import parse_gpus
 from job.host import disk_faults, gpu_faults, runs_on, training_gpus
 from job.inputs import Source, find_dataset, find_model
 from job.inspection import Inputs
+from job.own_rundir import find_run_dir
 from job.records import Gpu, HardwareFacts, ModelFacts, TensorGroup, TorchBuild
 from job.spec import JobSpec
 from job.storage import StoredFile
@@ -209,6 +210,16 @@ def test_rows_prepared_by_an_earlier_attempt_need_no_second_place(tmp_path):
     (prepared / "train.arrow").write_bytes(b" " * 500)
 
     assert needed(a_job(tmp_path), inputs(tmp_path, local=True)) == 0
+
+
+def test_checkpoints_of_an_earlier_attempt_need_no_second_place(tmp_path):
+    spec, found = a_job(tmp_path, output_uri=("s3://bucket/out",)), inputs(tmp_path, local=True)
+    before, run_dir = needed(spec, found), find_run_dir(spec)
+    run_dir.checkpoints.mkdir(parents=True)
+    (run_dir.checkpoints / "optimizer.pt").write_bytes(b" " * 500)
+    (run_dir.root / "link").hardlink_to(run_dir.checkpoints / "optimizer.pt")
+
+    assert needed(spec, found) == before - 500
 
 
 def test_an_output_folder_on_the_same_disk_is_counted_with_it_and_one_on_another_apart(tmp_path, monkeypatch):
