@@ -10,6 +10,7 @@ if __name__ == "__main__":
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the job, who wants to hear nothing
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        getattr(sys, name).reconfigure(encoding="utf-8", errors="backslashreplace")  # JSON is, whatever the locale
     code = main(sys.argv[1:], os.environ)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # what cannot be written changes no exit code

@@ -81,3 +81,13 @@ def test_a_log_that_cannot_be_written_changes_nothing_about_a_run(env, nowhere, 
 
     assert ended.returncode == 0, ended.stdout
     assert (tmp_path / "output" / "manifest.json").exists()
+
+
+def test_an_outcome_is_utf_8_in_any_locale(env):
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "entrypoint.py")],
+        env=os.environ | env | {"JOB_MODEL": "/m/模型", "PYTHONIOENCODING": "latin-1"},
+        stdin=subprocess.DEVNULL, capture_output=True,
+    )  # fmt: skip
+
+    assert "/m/模型" in json.loads(ended.stdout.decode().splitlines()[-1])["cause"]
