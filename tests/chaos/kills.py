@@ -13,7 +13,7 @@ from tests.chaos.world import SAVE_STEPS, STEPS, Moment, World, kill_tree, wait_
 STEP_S = 0.5  # of steps that are made slow enough to be hit
 SAVE_S = 2.0  # of checkpoints
 UPLOAD_S = 2.0  # of a request that is to be caught under way
-START_S = 8.0  # as long as no machine takes to train and publish
+START_S = STEPS * STEP_S  # in which no machine is through with all steps
 PHASES = ("inspect", "plan", "prepare", "train", "publish")
 
 
