@@ -65,7 +65,7 @@ def deadline_in_evaluation(world: World) -> str:
     """The time is up in an evaluation that turns out far longer than those before: it is broken off, and what has been
     learned is kept."""
     limit_s = _long_enough(world)
-    ended = world.run(JOB_MAX_HOURS=_hours(limit_s), FAKE_EVAL_S=f"6@{EVAL_STEPS}", JOB_SAVE_STEPS=str(EVAL_STEPS - 1))
+    ended = world.run(JOB_MAX_HOURS=_hours(limit_s), FAKE_EVAL_S=f"4@{EVAL_STEPS}", JOB_SAVE_STEPS=str(EVAL_STEPS - 1))
 
     assert not world.has_logged("evaluation", EVAL_STEPS)(), "the evaluation ended before the time was up"
     return _goes_on(world, ended, limit_s)
