@@ -141,6 +141,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         """Upstream's, without a trace in the random numbers of training: an evaluation that a stop has put off comes
         later. One that is broken off by a stop has no metrics."""
         self.stop_poll = StopPoll(self.args.device, self.args.world_size)
+        if self.is_world_process_zero():
+            EventLog(self.run_dir.log).write("evaluation_begin", step=self.state.global_step)
         metrics: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
             try:

@@ -76,8 +76,8 @@ def _document(rows: list[Row], seed: int) -> str:
 Written by `make chaos` on {date}: the real entrypoint, launcher and trainer with a tiny model on the CPU (Python
 {platform.python_version()}), and a store that speaks S3 and verifies signatures and checksums. {passed} of {len(rows)}
 passed. Seed {seed} draws the moments; `python -m tests.chaos --seed {seed} --only "SIGTERM in save"` repeats one. Codes
-are the entrypoint's, in order of the attempts. Wherever a run goes on after its fault, the final adapter is compared
-bit by bit with that of a run that nothing happened to.
+are the entrypoint's, in order of the attempts. Wherever a run goes on after its fault, its adapter, losses and
+evaluations are compared bit by bit with those of a run that nothing happened to.
 
 | fault | processes | verdict | what happened | seconds |
 |---|---|---|---|---|

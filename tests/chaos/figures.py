@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def figures(stage: Stage) -> Iterator[tuple[str, str, list[float]]]:
-    long = {"JOB_MAX_STEPS": str(STEPS), "JOB_SAVE_STEPS": "20", "FAKE_STEP_S": "0.1"}
+    long = {"JOB_MAX_STEPS": str(STEPS), "JOB_SAVE_STEPS": "20", "JOB_EVAL_STEPS": "1000", "FAKE_STEP_S": "0.1"}
     stalls, tails = [], []
     for number in range(PAIRS):
         run = timed(World(stage, 1, f"stall{number}"), **long)

@@ -2,9 +2,11 @@
 
 import signal
 
-from tests.chaos.world import World, may_mount, small_disk
+from tests.chaos.world import EVAL_STEPS, SAVE_STEPS, World, may_mount, small_disk
+from tests.e2e.job import Ended
 
 SLOW = {"FAKE_STEP_S": "0.4"}
+LATE_S = 5.0  # for the last words of a run whose time is up
 
 
 class Skipped(Exception):
@@ -24,7 +26,7 @@ def full_disk(world: World) -> str:
     assert world.durable_steps() == [3]
     again = world.run()
     assert again.code == 0, again.shown
-    assert world.adapter == world.reference.adapter
+    world.expect_the_calm_result()
     return "80 → 0"
 
 
@@ -43,19 +45,77 @@ def wrong_clock(world: World) -> str:
 
 def deadline_in_training(world: World) -> str:
     """The time is up in training: the adapter as it is under partial/, 85, and with more time the run goes on."""
-    ended = world.run(JOB_MAX_HOURS=f"{26 / 3600:.5f}", FAKE_STEP_S="3", JOB_SAVE_STEPS="1000")
+    limit_s = _long_enough(world)
+    ended = world.run(JOB_MAX_HOURS=_hours(limit_s), FAKE_STEP_S="3", JOB_SAVE_STEPS="1000")
 
     assert ended.code == 85, ended.shown
-    assert ended.seconds < 30, "later than it may be"
+    assert ended.seconds < limit_s + LATE_S, "later than it may be"
     assert {"partial/adapter_model.safetensors", "partial/metrics.json", "partial/manifest.json"} <= set(world.files)
     assert "manifest.json" not in world.files
-    at_once = world.run(JOB_MAX_HOURS=f"{26 / 3600:.5f}")
+    at_once = world.run(JOB_MAX_HOURS=_hours(limit_s / 2))
     assert (at_once.code, "training:" in at_once.shown) == (85, False), at_once.shown
     again = world.run(JOB_MAX_HOURS="1")
     assert again.code == 0, again.shown
-    assert world.adapter == world.reference.adapter
+    world.expect_the_calm_result()
     assert not any(path.startswith("partial/") for path in world.files)
     return "85 with partial/ → 85 at once → 0"
+
+
+def deadline_in_evaluation(world: World) -> str:
+    """The time is up in an evaluation that turns out far longer than those before: it is broken off, and what has been
+    learned is kept."""
+    limit_s = _long_enough(world)
+    ended = world.run(JOB_MAX_HOURS=_hours(limit_s), FAKE_EVAL_S=f"4@{EVAL_STEPS}", JOB_SAVE_STEPS=str(EVAL_STEPS - 1))
+
+    assert not world.has_logged("evaluation", EVAL_STEPS)(), "the evaluation ended before the time was up"
+    return _goes_on(world, ended, limit_s)
+
+
+def deadline_in_a_save(world: World) -> str:
+    """The time is up while a checkpoint is written to a disk that has become slow: killed, and the one before stays."""
+    limit_s, slow = _long_enough(world), 2 * SAVE_STEPS
+    ended = world.run(JOB_MAX_HOURS=_hours(limit_s), FAKE_SAVE_S=f"600@{slow}")
+
+    assert world.is_saving(slow)(), "the checkpoint was ready before the time was up"
+    assert world.durable_steps() == [SAVE_STEPS], ended.shown
+    return _goes_on(world, ended, limit_s)
+
+
+def deadline_in_the_final_upload(world: World) -> str:
+    """The time is up while the result is uploaded: training is over, so the run ends as it should, a little later."""
+    limit_s = _long_enough(world) + 15
+    slow = f"{world.prefix}/(adapter/|manifest.json)"  # one after the other
+    world.stage.server.faults.plan("slow", method="PUT", path=slow, times=1000, seconds=25)
+    ended = world.run(JOB_MAX_HOURS=_hours(limit_s))
+
+    assert ended.code == 0, ended.shown
+    assert ended.seconds > limit_s, "it was over before the time was up"
+    world.expect_the_calm_result()
+    return f"0, {ended.seconds - limit_s:.0f} s after the time was up"
+
+
+def _long_enough(world: World) -> float:
+    """Seconds in which a run that nothing slows down would end on this machine. Training is told to stop some 12
+    seconds before, so that it has begun by then."""
+    return world.reference.seconds + 15
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.5f}"
+
+
+def _goes_on(world: World, ended: Ended, limit_s: float) -> str:
+    """After a deadline: in time, with something to show, and with more time the rest of the run."""
+    assert ended.code == 85, ended.shown
+    assert ended.seconds < limit_s + LATE_S, "later than it may be"
+    kept = [f"step {step} durable" for step in world.durable_steps()[-1:]]
+    kept += ["partial/"] if "partial/manifest.json" in world.files else []
+    assert kept, ended.shown
+    again = world.run(JOB_MAX_HOURS="1")
+    assert again.code == 0, again.shown
+    assert "from step" in again.shown, again.shown
+    world.expect_the_calm_result()
+    return f"85 with {' and '.join(kept)} → 0"
 
 
 def deadline_between_slow_steps(world: World) -> str:
@@ -76,15 +136,17 @@ def deadline_before_training(world: World) -> str:
     assert not world.processes_left()
     again = world.run(JOB_MAX_HOURS="1")
     assert again.code == 0, again.shown
+    world.expect_the_calm_result()
     return "85 → 0"
 
 
 def budget(world: World) -> str:
     """JOB_MAX_COST at a price that allows for less than the run."""
-    ended = world.run(JOB_MAX_COST="26", JOB_GPU_HOUR_PRICE="3600", FAKE_STEP_S="3", JOB_SAVE_STEPS="1000")
+    cost = f"{_long_enough(world):.0f}"  # one for each second
+    ended = world.run(JOB_MAX_COST=cost, JOB_GPU_HOUR_PRICE="3600", FAKE_STEP_S="3", JOB_SAVE_STEPS="1000")
 
     assert ended.code == 85, ended.shown
-    assert "JOB_MAX_COST=26" in ended.outcome["cause"]
+    assert f"JOB_MAX_COST={cost}" in ended.outcome["cause"]
     assert "partial/manifest.json" in world.files
     return "85 with partial/"
 
@@ -102,6 +164,6 @@ def other_number_of_processes(world: World) -> str:
     again = world.run(JOB_NUM_PROCESSES=str(3 - world.processes))
 
     assert again.code == 0, again.shown
-    apart = max(abs(a - b) for a, b in zip(world.losses, calm.losses, strict=True))
+    apart = max(abs(a - b) for a, b in zip(world.result.losses, calm.result.losses, strict=True))
     assert apart < 1e-5, apart
     return f"75 → 0 with {3 - world.processes}, losses {apart:.0e} apart"

@@ -7,7 +7,12 @@ from functools import partial
 from tests.chaos import kills, machines, ranks, rivals, signals, stores, training
 from tests.chaos.world import World
 
-KILLS = 50
+KILLS_BY_LOT = 38
+AIMED_KILLS = {
+    "in a save": kills.in_a_save,
+    "in the upload of a checkpoint": kills.in_the_upload_of_a_checkpoint,
+    "in the upload of the result": kills.in_the_upload_of_the_result,
+}  # twice each, with both numbers of processes: 50 in all
 BOTH = (1, 2)
 
 
@@ -31,12 +36,15 @@ def faults() -> Iterator[Fault]:
 
 
 def _kills() -> Iterator[Fault]:
-    for number in range(KILLS):
+    by_lot = partial(kills.killed_once, aimed=kills.by_lot)
+    for number in range(KILLS_BY_LOT):
         # Two thirds with one process, which take half as long.
-        processes = (1,) if number % 3 else (2,)
-        yield Fault(
-            f"kill -9, moment {number + 1}", kills.killed_once, processes, quick=processes if number == 1 else ()
-        )
+        yield Fault(f"kill -9, moment {number + 1}", by_lot, (1,) if number % 3 else (2,))
+    for place, aimed in AIMED_KILLS.items():
+        for number in range(2):
+            quick = (1,) if number == 0 and aimed is kills.in_the_upload_of_a_checkpoint else ()
+            yield Fault(f"kill -9 {place}, {number + 1}", partial(kills.killed_once, aimed=aimed), quick=quick)
+    yield Fault("kill -9 of the supervisor alone", kills.supervisor_alone)
     yield Fault("kill -9 in every attempt", kills.killed_in_every_attempt)
     yield Fault("crash loop", kills.crashing_in_every_attempt)
     yield Fault("crashes with progress between them", kills.progress_between_crashes)
@@ -47,7 +55,8 @@ def _signals() -> Iterator[Fault]:
         quick = (2,) if grace_s == "5" else ()
         yield Fault(f"SIGTERM with {grace_s} s of grace", partial(signals.with_grace, grace_s=grace_s), quick=quick)
     for phase in ("download", "prepare", "train", "eval", "save", "upload"):
-        yield Fault(f"SIGTERM in {phase}", partial(signals.in_phase, phase=phase))
+        quick = (1,) if phase == "eval" else ()
+        yield Fault(f"SIGTERM in {phase}", partial(signals.in_phase, phase=phase), quick=quick)
     yield Fault("a second and a third signal", signals.second_signal)
     yield Fault("one of two ranks signalled", signals.one_rank)
 
@@ -76,7 +85,10 @@ def _stores() -> Iterator[Fault]:
 def _machines() -> Iterator[Fault]:
     yield Fault("a full disk", machines.full_disk)
     yield Fault("a clock 20 minutes off", machines.wrong_clock, (1,))
-    yield Fault("deadline in training", machines.deadline_in_training, quick=(1,))
+    yield Fault("deadline in training", machines.deadline_in_training)
+    yield Fault("deadline in an evaluation", machines.deadline_in_evaluation)
+    yield Fault("deadline in a save", machines.deadline_in_a_save)
+    yield Fault("deadline in the final upload", machines.deadline_in_the_final_upload)
     yield Fault("deadline between slow steps", machines.deadline_between_slow_steps, (1,))
     yield Fault("deadline before training", machines.deadline_before_training)
     yield Fault("budget in training", machines.budget)

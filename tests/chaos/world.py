@@ -19,14 +19,17 @@ from typing import Any
 
 import psutil
 
-from tests.e2e.job import Ended, end, logged, start
+from job.checkpoints import LAYOUT
+from tests.e2e.job import Ended, end, start
 from tests.servers.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 from tests.tiny import ROOT, write_model, write_rows
 
 BUCKET = "bucket"
-STEPS = 12
+ROWS, EVAL_FRACTION = 118, "0.3"  # 92 rows are trained on and 26 held out, by their hash
+STEPS = 16  # of which the 12th, the last one of an epoch, is short
 SAVE_STEPS = 3
-PATIENCE_S = 180.0
+EVAL_STEPS = 4
+PATIENCE_S = 300.0
 
 Moment = Callable[[], bool]
 
@@ -41,7 +44,7 @@ class Stage:
 
     @cached_property
     def rows(self) -> Path:
-        return write_rows(self.folder / "rows.jsonl", 96)
+        return write_rows(self.folder / "rows.jsonl", ROWS)
 
     @cached_property
     def model(self) -> Path:
@@ -53,11 +56,19 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A run that nothing happened to."""
+class Result:
+    """What has to come out the same, bit by bit, whatever happens on the way."""
 
     adapter: str  # SHA-256 of adapter_model.safetensors
     losses: list[float]
+    evaluations: list[dict[str, float]]  # step and values, without times
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run that nothing happened to."""
+
+    result: Result
     seconds: float
 
 
@@ -100,7 +111,8 @@ class World:
             "JOB_OUTPUT_URI": f"s3://{BUCKET}/{self.prefix}", "JOB_WORK_DIR": str(self.work_dir),
             "JOB_NUM_PROCESSES": str(self.processes), "JOB_GLOBAL_BATCH_SIZE": "8", "JOB_MAX_STEPS": str(STEPS),
             "JOB_LEARNING_RATE": "5e-3", "JOB_SAVE_STEPS": str(SAVE_STEPS), "JOB_LOGGING_STEPS": "1",
-            "JOB_LORA_DROPOUT": "0.1",
+            "JOB_LORA_DROPOUT": "0.1", "JOB_PER_DEVICE_TRAIN_BATCH_SIZE": "2",
+            "JOB_EVAL_FRACTION": EVAL_FRACTION, "JOB_EVAL_STEPS": str(EVAL_STEPS),
         } | self.settings  # fmt: skip
 
     def start(self, **settings: str) -> "subprocess.Popen[str]":
@@ -125,13 +137,20 @@ class World:
         return {key.removeprefix(head): data for key, data in everything.items() if key.startswith(head)}
 
     @property
-    def adapter(self) -> str:
-        return hashlib.sha256(self.files["adapter/adapter_model.safetensors"]).hexdigest()
+    def result(self) -> Result:
+        metrics = json.loads(self.files["metrics.json"])
+        adapter = hashlib.sha256(self.files["adapter/adapter_model.safetensors"]).hexdigest()
+        losses = [entry["values"]["loss"] for entry in metrics["train"]["history"]]
+        return Result(adapter, losses, [_without_times(entry) for entry in metrics["eval"]["history"]])
 
-    @property
-    def losses(self) -> list[float]:
-        history = json.loads(self.files["metrics.json"])["train"]["history"]
-        return [entry["values"]["loss"] for entry in history]
+    def expect_the_calm_result(self) -> None:
+        """Raises:
+        AssertionError: adapter, losses or evaluations are not those of a run that nothing happened to, bit by bit.
+        """
+        mine, calm = self.result, self.reference.result
+        assert mine.losses == calm.losses, f"other losses than the uninterrupted run's: {mine.losses}, {calm.losses}"
+        assert mine.evaluations == calm.evaluations, f"other evaluations: {mine.evaluations}, {calm.evaluations}"
+        assert mine.adapter == calm.adapter, "another adapter than the uninterrupted run's"
 
     def durable_steps(self) -> list[int]:
         """The checkpoints that have a manifest, oldest first."""
@@ -142,22 +161,43 @@ class World:
     def is_durable(self, step: int) -> Moment:
         return lambda: step in self.durable_steps()
 
-    def has_logged(self, event: str) -> Moment:
-        return lambda: logged(self.work_dir, event)
-
-    def has_trained(self, step: int) -> Moment:
-        """Whether the log says that *step* is done."""
+    def has_logged(self, kind: str, step: int) -> Moment:
+        """Whether the log has the event *kind* of *step* or a later one."""
 
         def look() -> bool:
             logs = self.work_dir.glob("runs/*/log.jsonl")
             events = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-            return any(event["event"] == "train" and event["step"] >= step for event in events)
+            return any(event["event"] == kind and event["step"] >= step for event in events)
 
         return look
 
-    def processes_left(self) -> list[str]:
-        """Command lines of processes that still know this world's folder."""
-        return [line for line in _command_lines() if str(self.work_dir) in line]
+    def has_trained(self, step: int) -> Moment:
+        """Whether the log says that *step* is done."""
+        return self.has_logged("train", step)
+
+    def is_saving(self, step: int) -> Moment:
+        """Whether the checkpoint of *step* is being written, and not vouched for yet."""
+
+        def look() -> bool:
+            folders = list(self.work_dir.glob(f"runs/*/checkpoints/checkpoint-{step}"))
+            return any(not (folder / LAYOUT).exists() for folder in folders)
+
+        return look
+
+    def has_requested(self, method: str, path: str) -> Moment:
+        """Whether the store has been asked to do *method* with something of this output whose path begins with
+        *path*."""
+        start = f"/{BUCKET}/{self.prefix}/{path}"
+
+        def look() -> bool:
+            requests = list(self.stage.server.requests)
+            return any(request.method == method and request.path.startswith(start) for request in requests)
+
+        return look
+
+    def processes_left(self) -> list[int]:
+        """The ids of processes whose command lines know this world's folder."""
+        return [pid for pid, line in _command_lines() if str(self.work_dir) in line]
 
     @property
     def reference(self) -> Reference:
@@ -167,8 +207,13 @@ class World:
             calm = World(self.stage, self.processes, "calm")
             ended = calm.run()
             assert ended.code == 0, ended.shown
-            known[self.processes] = Reference(calm.adapter, calm.losses, ended.seconds)
+            known[self.processes] = Reference(calm.result, ended.seconds)
         return known[self.processes]
+
+
+def _without_times(entry: dict[str, Any]) -> dict[str, float]:
+    values = {name: value for name, value in entry["values"].items() if not name.endswith(("_runtime", "_per_second"))}
+    return {"step": entry["step"]} | values
 
 
 def wait_until(process: "subprocess.Popen[str]", when: Moment, timeout_s: float = PATIENCE_S) -> None:
@@ -179,20 +224,26 @@ def wait_until(process: "subprocess.Popen[str]", when: Moment, timeout_s: float 
         time.sleep(0.02)
 
 
-def kill_tree(process: "subprocess.Popen[str]") -> None:
+def kill_tree(process: "subprocess.Popen[str]") -> str:
     """As when the machine goes: everything at once, without notice. Each is stopped before its children are listed, so
-    that none is born meanwhile."""
-    with suppress(psutil.NoSuchProcess):
-        doomed = [psutil.Process(process.pid)]
-        for parent in doomed:
-            with suppress(psutil.NoSuchProcess):
-                parent.suspend()
-                doomed += parent.children()
-        for each in doomed:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        psutil.wait_procs(doomed, timeout=5)
-    process.communicate()
+    that none is born meanwhile. Returns what the job had shown.
+
+    Raises:
+        AssertionError: it had ended by itself before.
+    """
+    process.send_signal(signal.SIGSTOP)
+    assert process.poll() is None, f"it had ended with {process.returncode} before it was killed"
+    doomed = [psutil.Process(process.pid)]
+    for parent in doomed:
+        with suppress(psutil.NoSuchProcess):
+            parent.suspend()
+            doomed += parent.children()
+    for each in doomed:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    _, shown = process.communicate()
+    psutil.wait_procs(doomed, timeout=5)
+    return shown
 
 
 def workers(world: World) -> list[psutil.Process]:
@@ -201,10 +252,10 @@ def workers(world: World) -> list[psutil.Process]:
     return [psutil.Process(int(beat.read_text())) for beat in beats]
 
 
-def _command_lines() -> Iterator[str]:
+def _command_lines() -> Iterator[tuple[int, str]]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            yield " ".join(process.cmdline())
+            yield process.pid, " ".join(process.cmdline())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.bytes_per_s = FOREVER
+        self.struck: Counter[str] = Counter()  # requests that went wrong since `clear`, by the kind of fault
         self._planned: list[Fault] = []
         self._lock = threading.Lock()
         self._chance = random.Random(0)
@@ -64,18 +66,22 @@ class Faults:
 
         *kind*: "status" answers *status* and *code*; "reset" cuts the connection; "lost" carries the request out
         and then cuts it; "truncated" cuts it halfway through the answer's body; "damaged" stores other bytes than
-        were sent; "slow" waits *seconds* first.
+        were sent; "slow" waits *seconds* first; "hang" waits as long, and then cuts it without carrying it out.
         """
         self._planned.append(Fault(kind, method, path, times, after, share, status, code, seconds))
 
     def take(self, method: str, path: str) -> Fault | None:
         """The fault for this request, if one is planned."""
         with self._lock:
-            return next((fault for fault in self._planned if self._strikes(fault, method, path)), None)
+            found = next((fault for fault in self._planned if self._strikes(fault, method, path)), None)
+            if found:
+                self.struck[found.kind] += 1
+            return found
 
     def clear(self, seed: int = 0) -> None:
         """Forget all faults. *seed* is of the chance by which a share of requests is picked."""
         self._planned.clear()
+        self.struck.clear()
         self._chance.seed(seed)
         self.bytes_per_s = FOREVER
 

@@ -132,9 +132,9 @@ class S3Server(AbstractContextManager["S3Server"]):
         try:
             if fault and kind == "status":
                 raise Refused(fault.status, fault.code)
-            if fault and kind == "slow":
+            if fault and kind in ("slow", "hang"):
                 time.sleep(fault.seconds)
-            if kind == "reset":
+            if kind in ("reset", "hang"):
                 return cut(environ)
             _check_time(request, arrived)
             _check_signature(environ, request, arrived)

@@ -2,8 +2,11 @@
 
 RANK is a number (0 unless given) or ``all``. KIND is a signal that the rank sends itself (SEGV, ABRT, BUS, KILL, STOP),
 ``deaf`` (it never comes back), ``nan`` and ``spike`` (of the loss), ``frozen`` (no gradient), or ``full`` (the disk of
-the file FAKE_FILL fills up). FAKE_STEP_S makes every micro-batch take that much longer. Python imports this on its own;
-the trainer is changed once it has been imported, as the first process must stay light.
+the file FAKE_FILL fills up).
+
+FAKE_STEP_S, FAKE_EVAL_S and FAKE_SAVE_S are SECONDS[@STEP]: from that step on, each step of the optimizer, each batch
+of an evaluation, or each checkpoint, between upstream's files and the seal, takes that much longer. Python imports this
+on its own; the trainer is changed once it has been imported, as the first process must stay light.
 """
 
 import os
@@ -32,6 +35,7 @@ class _Then(Loader):
     def exec_module(self, module: Any) -> None:
         self._loader.exec_module(module)
         _disturb(module.AdapterTrainer)
+        _delay(module.AdapterTrainer)
 
 
 class _Finder(MetaPathFinder):
@@ -54,7 +58,6 @@ def _disturb(trainer: Any) -> None:
         return concerned and self.state.global_step + 1 >= int(step)
 
     def disturbed_step(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        time.sleep(float(os.environ.get("FAKE_STEP_S", "0")))
         if is_time(self):
             _misbehave(kind)
         loss = training_step(self, model, *args, **kwargs)
@@ -67,6 +70,33 @@ def _disturb(trainer: Any) -> None:
         return loss * LOSSES[kind] if model.training and is_time(self) and kind in LOSSES else loss
 
     trainer.training_step, trainer.compute_loss = disturbed_step, disturbed_loss
+
+
+def _delay(trainer: Any) -> None:
+    upstream = trainer.__bases__[0]  # whose checkpoint is not sealed yet
+    training_step, prediction_step = trainer.training_step, trainer.prediction_step
+    save_checkpoint = upstream._save_checkpoint
+
+    def slow_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(_longer("FAKE_STEP_S", self.state.global_step + 1) / self.current_gradient_accumulation_steps)
+        return training_step(self, *args, **kwargs)
+
+    def slow_prediction(self: Any, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(_longer("FAKE_EVAL_S", self.state.global_step))
+        return prediction_step(self, *args, **kwargs)
+
+    def slow_save(self: Any, *args: Any, **kwargs: Any) -> None:
+        save_checkpoint(self, *args, **kwargs)
+        time.sleep(_longer("FAKE_SAVE_S", self.state.global_step))
+
+    trainer.training_step, trainer.prediction_step = slow_step, slow_prediction
+    upstream._save_checkpoint = slow_save
+
+
+def _longer(setting: str, step: int) -> float:
+    """The seconds that *setting* adds at *step*."""
+    seconds, since = (os.environ.get(setting, "0") + "@0").split("@")[:2]
+    return float(seconds) if step >= int(since) else 0.0
 
 
 def _misbehave(kind: str) -> None:
