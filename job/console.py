@@ -97,7 +97,7 @@ class Console:
                 self._progress(event, speed)
             case "train_end" if "train_runtime" in event:
                 # What the Trainer calls the mean loss leaves out the steps before a restart.
-                loss = "" if self._done_before else f", mean loss {event['train_loss']:.4f}"
+                loss = "" if self._done_before or not event["step"] else f", mean loss {event['train_loss']:.4f}"
                 self.say(f"  {event['step'] - self._done_before} steps in {event['train_runtime']:.1f} s{loss}")
             case "evaluation":
                 self.say(f"  step {event['step']}/{event['total_steps']}  eval loss {event['eval_loss']:.4f}")

@@ -115,6 +115,7 @@ class Obey(TrainerCallback):  # type: ignore[misc]
         if stop:
             self.stopped = control.should_training_stop = True
             control.should_save = stop == STOP_AND_SAVE
+            control.should_evaluate = False  # else the end of the epoch would begin it again
             raise EvaluationStopped
 
     def on_evaluate(

@@ -115,8 +115,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         return loader
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Resumed after the last step, upstream would train one more."""
-        if self.state.global_step >= self.state.max_steps:
+        """Resumed after the last step, or stopped in the evaluation before the first, upstream would train one more."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)

@@ -43,6 +43,7 @@ def in_phase(world: World, phase: str) -> str:
     if phase == "eval":
         assert world.durable_steps() == [EVAL_STEPS], ended.shown
         assert not world.has_logged("evaluation", EVAL_STEPS)(), "the evaluation was over before it could be left"
+        assert world.steps_logged("evaluation_begin").count(EVAL_STEPS) == 1, "it was begun again"
     if phase == "save":
         assert world.durable_steps()[-1] >= 2 * SAVE_STEPS, ended.shown
     assert not world.processes_left(), "a process survived"

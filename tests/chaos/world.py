@@ -163,13 +163,13 @@ class World:
 
     def has_logged(self, kind: str, step: int) -> Moment:
         """Whether the log has the event *kind* of *step* or a later one."""
+        return lambda: any(logged >= step for logged in self.steps_logged(kind))
 
-        def look() -> bool:
-            logs = self.work_dir.glob("runs/*/log.jsonl")
-            events = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-            return any(event["event"] == kind and event["step"] >= step for event in events)
-
-        return look
+    def steps_logged(self, kind: str) -> list[int]:
+        """The steps of the events *kind* that the log has."""
+        logs = self.work_dir.glob("runs/*/log.jsonl")
+        events = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+        return [event["step"] for event in events if event["event"] == kind]
 
     def has_trained(self, step: int) -> Moment:
         """Whether the log says that *step* is done."""
