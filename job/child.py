@@ -18,7 +18,7 @@ def run_child(story: Callable[[], None], error_path: Path, rank: int = 0, spare:
     try:
         story()
     except Exception as error:  # the boundary of the process: everything is reported, nothing swallowed
-        record = describe(error, rank)
+        record = describe(error, rank, error_path)
         try:
             write_json(error_path, record)
         except OSError:
@@ -30,9 +30,9 @@ def run_child(story: Callable[[], None], error_path: Path, rank: int = 0, spare:
         sys.exit(1)
 
 
-def describe(error: Exception, rank: int) -> WorkerError:
-    """*error* as a record."""
-    job_error = as_job_error(error)
+def describe(error: Exception, rank: int, here: Path | None = None) -> WorkerError:
+    """*error* as a record; *here* as for `as_job_error`."""
+    job_error = as_job_error(error, here)
     return WorkerError(
         code=job_error.exit_code,
         cause=job_error.cause,
@@ -44,12 +44,14 @@ def describe(error: Exception, rank: int) -> WorkerError:
     )
 
 
-def as_job_error(error: Exception) -> JobError:
-    """*error* itself if it is a `JobError`, else its class as far as it can be told; a `Bug` when it cannot."""
+def as_job_error(error: Exception, here: Path | None = None) -> JobError:
+    """*error* itself if it is a `JobError`, else its class as far as it can be told; a `Bug` when it cannot. *here* is
+    on the disk that is meant where a failed write does not name its file."""
     if isinstance(error, JobError):
         return error
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        place = f"{error.filename} on {mount_of(Path(error.filename))}" if error.filename else "JOB_WORK_DIR"
+        path = Path(error.filename) if error.filename else here
+        place = f"{error.filename or 'JOB_WORK_DIR'} on {mount_of(path)}" if path else "JOB_WORK_DIR"
         return UnsuitableHost(f"No space is left for {place}.", "Use a machine with a larger disk.")
     return Bug(f"{type(error).__name__}: {error}", "Run it again with JOB_DEBUG=1 for the traceback.")
 

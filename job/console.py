@@ -3,11 +3,11 @@
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from job.pace import Pace, Speed, duration
-from job.records import Findings, Forecast, ModelFacts, Plan, Prepared
+from job.records import CurveFinding, Findings, Forecast, ModelFacts, Plan, Prepared
 from job.redact import Redactor
 from job.spec import JobSpec
 
@@ -101,6 +101,12 @@ class Console:
                 self.say(f"  {event['step'] - self._done_before} steps in {event['train_runtime']:.1f} s{loss}")
             case "evaluation":
                 self.say(f"  step {event['step']}/{event['total_steps']}  eval loss {event['eval_loss']:.4f}")
+
+    def curve(self, findings: Iterable[CurveFinding]) -> None:
+        """What the curve of training shows; what may need another setting is a warning."""
+        for finding in findings:
+            tell = self.say if finding.pattern in ("converging", "too_short") else self.warn
+            tell(f"  {finding.pattern}: {finding.evidence} {finding.advice}".rstrip())
 
     def _progress(self, event: dict[str, Any], speed: Speed | None) -> None:
         step, total = event["step"], event["total_steps"]

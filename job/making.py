@@ -21,7 +21,7 @@ from job.processes import Task
 from job.publish import publish_apart
 from job.records import Decided, Facts, Plan, Prepared, PrepareTask, TrainTask
 from job.report.made import AllAttempts, Made
-from job.report.write import write_reports
+from job.report.write import reported_curve, write_reports
 from job.resume import bring_back, forget_all, same_work
 from job.run import Run
 from job.rundir import write_json
@@ -140,6 +140,7 @@ def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt:
     if not isinstance(error, DeadlineReached) or made.result.adapter is None:
         return error
     write_reports(made, output.place(PARTIAL), run.dir, run.dir.partial_metrics)
+    run.console.curve(reported_curve(run.dir.partial_metrics))
 
     def upload() -> None:
         attempt.confirm()

@@ -17,7 +17,7 @@ STATE_BRANCH = "graft-run"
 _CHECKPOINT = re.compile(r"checkpoints/[^/]+/manifest\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 60  # characters of a setting in a message
-_OURS = ("adapter/", "metrics.json", "dataset_report.json", MANIFEST)
+_OURS = ("adapter/", "metrics.json", "dataset_report.json", "report.html", MANIFEST)
 
 
 class Output:

@@ -16,7 +16,7 @@ from job.storage import Store, StoredFile
 from job.storage.transfer import MANIFEST, sha256_of
 
 MANIFEST_VERSION = 1
-REPORTS = ("metrics.json", "dataset_report.json")
+REPORTS = ("metrics.json", "dataset_report.json", "report.html")
 # Only these leave the adapter's folder: training_args.bin, say, would carry tokens.
 _ADAPTER_SUFFIXES = (".safetensors", ".json", ".jinja", ".md", ".model", ".txt")
 
@@ -57,7 +57,8 @@ def remove_apart(store: Store, folder: str) -> None:
 
 def _result(run_dir: RunDir, metrics: Path, spec: JobSpec, attempt: int) -> "Result":
     adapter = {path.name: path for path in sorted(run_dir.adapter.iterdir()) if path.suffix in _ADAPTER_SUFFIXES}
-    reports = {run_dir.metrics.name: metrics, run_dir.dataset_report.name: run_dir.dataset_report}
+    others = {path.name: path for path in (run_dir.dataset_report, run_dir.report)}
+    reports = {run_dir.metrics.name: metrics} | others
     return Result(adapter, reports, {"fingerprint": spec.fingerprint, "attempt": attempt})
 
 
@@ -73,7 +74,7 @@ def copy_to_secondaries(outputs: list[Output], manifest: dict[str, Any], spec: J
     if missing:
         _fetch(primary, manifest, scratch)
         local = {path.removeprefix(primary.adapter_prefix): scratch / path for path in manifest["files"]}
-        reports = {name: local.pop(name) for name in REPORTS}
+        reports = {name: local.pop(name) for name in REPORTS if name in local}  # an earlier version made fewer
         facts = {"fingerprint": spec.fingerprint, "attempt": manifest["attempt"]}
         _publish_secondaries(missing, Result(local, reports, facts), spec)
     return [output.text for output in missing]

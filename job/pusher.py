@@ -83,7 +83,8 @@ class Pusher(threading.Thread):
         except (AccessDenied, OutputTaken) as error:
             self._refusal = error
         except Exception as error:  # a thread that died would end all pushing, and nobody would know
-            self._run.console.warn(f"  the checkpoint of {newest.name} is not durable yet: {as_job_error(error).cause}")
+            cause = as_job_error(error, self._run.dir.root).cause
+            self._run.console.warn(f"  the checkpoint of {newest.name} is not durable yet: {cause}")
             self._next_at = time.monotonic() + _RETRY_S
         finally:
             with contextlib.suppress(OSError):  # a full disk

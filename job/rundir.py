@@ -36,6 +36,7 @@ class RunDir:
         self.metrics = root / "metrics.json"  # only of a result that is complete
         self.partial_metrics = root / "partial_metrics.json"
         self.dataset_report = root / "dataset_report.json"
+        self.report = root / "report.html"
         self.checkpoints = root / "checkpoints"
         self.spare = root / "spare"
         self.outbox = root / "outbox"

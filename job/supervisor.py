@@ -26,6 +26,7 @@ from job.processes import StopRequest, Task, adopt_orphans, end_descendants
 from job.publish import copy_to_secondaries, publish, remove_apart
 from job.records import Outcome
 from job.redact import Redactor
+from job.report.write import reported_curve
 from job.run import Run
 from job.spec import JobSpec
 
@@ -58,7 +59,7 @@ class Supervisor:
                 if self._run.spec.debug:
                     self._run.console.traceback(error)
                 self._leave_checkpoint()
-                outcome = self._failure(as_job_error(error))
+                outcome = self._failure(as_job_error(error, self._run.dir.root))
             finally:
                 end_descendants()
             try:
@@ -94,6 +95,7 @@ class Supervisor:
             self._make_result(outputs[0], inputs, attempt)
         with run.timed("publish"):
             self._publish(outputs, attempt)
+        run.console.curve(reported_curve(run.dir.metrics))
         return f"The adapter is in {', '.join(spec.output_uri)}, verified."
 
     def _finished(self, output: Output) -> dict[str, Any] | None:

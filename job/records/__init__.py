@@ -6,6 +6,7 @@
 """
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
+from job.records.evaluate import Answer, CurveFinding, Pattern, SampleAnswer, Score
 from job.records.facts import (
     DatasetFacts,
     Facts,
@@ -41,8 +42,10 @@ __all__ = [
     "AllReduce",
     "Allowance",
     "Alternative",
+    "Answer",
     "ChatTemplateChoice",
     "Claim",
+    "CurveFinding",
     "DataFile",
     "DatasetFacts",
     "Decided",
@@ -63,6 +66,7 @@ __all__ = [
     "ModelFacts",
     "Outcome",
     "PackingProbe",
+    "Pattern",
     "Plan",
     "Precision",
     "PrepareTask",
@@ -75,6 +79,8 @@ __all__ = [
     "Pushed",
     "Quantization",
     "Record",
+    "SampleAnswer",
+    "Score",
     "SplitStats",
     "StopNotice",
     "Strategy",

@@ -1,1 +1,1 @@
-"""What is published beside the adapter: ``metrics.json`` and the model card."""
+"""What is published beside the adapter: ``metrics.json``, ``dataset_report.json``, ``report.html``, the model card."""

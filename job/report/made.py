@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from job.records import Facts, Plan, Prepared, TrainResult
+from job.records import Answer, Facts, Plan, Prepared, PreviewRow, SampleAnswer, Score, TrainResult
 from job.spec import JobSpec
 
 
@@ -27,3 +27,8 @@ class Made:
     result: TrainResult
     phases_s: dict[str, float]  # wall-clock seconds of the present attempt
     attempts: AllAttempts
+    # What there is besides figures: of all the report shows as much as there is.
+    rows: tuple[PreviewRow, ...] = ()  # the first rows that were trained on
+    scores: tuple[Score, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    samples: tuple[SampleAnswer, ...] = ()  # by step

@@ -10,6 +10,7 @@ from job import __version__
 from job.records import (
     AdapterProof,
     AddedTokens,
+    CurveFinding,
     HardwareFacts,
     LogEntry,
     ModelFacts,
@@ -18,6 +19,7 @@ from job.records import (
     Record,
     TrainResult,
 )
+from job.report.curve import read_curve
 from job.report.made import Made
 from job.spec import JobSpec
 
@@ -108,6 +110,7 @@ class Metrics(Record):
     data: DataMetrics = Field(description="The data.")
     train: TrainMetrics = Field(description="Training.")
     eval: EvalMetrics | None = Field(description="Evaluation; null without evaluation rows.")
+    curve: tuple[CurveFinding, ...] = Field(description="What the curve of training shows, the main finding first.")
     proof: AdapterProof = Field(description="Trainable parameters, adapter tensors, and how many training changed.")
     plan: Plan = Field(description="How it ran, with the reason of each choice.")
     hardware: HardwareFacts = Field(description="What it ran on.")
@@ -137,6 +140,7 @@ def make_metrics(made: Made) -> Metrics:
         data=_data(spec, made.prepared, made.dataset_revisions),
         train=_train(result),
         eval=_eval(result),
+        curve=read_curve(spec.method, result.history, result.eval_history),
         proof=result.adapter,
         plan=made.plan,
         hardware=made.facts.hardware,

@@ -71,11 +71,12 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
         ("global batch", f"{plan.global_batch_size} {'packs' if plan.packing else 'rows'}, {plan.precision}"),
         ("training loss", f"{train.loss:.4f}"),
+        ("training curve", f"{metrics.curve[0].pattern}: {metrics.curve[0].evidence}"),
         ("hardware", f"{plan.num_processes} × {gpus[0].name}" if gpus and plan.use_gpu else "CPU"),
         ("time", f"{train.runtime_s:.0f} s" + (f", {train.tokens_per_s:,.0f} tokens/s" if train.tokens_per_s else "")),
         ("versions", ", ".join(f"{name} {version}" for name, version in metrics.versions.items())),
     ]
     if metrics.eval:
         after = "not measured" if metrics.eval.loss is None else f"{metrics.eval.loss:.4f}"
-        facts.insert(9, ("evaluation loss", f"{metrics.eval.loss_before:.4f} before, {after} after"))
+        facts.insert(10, ("evaluation loss", f"{metrics.eval.loss_before:.4f} before, {after} after"))
     return facts

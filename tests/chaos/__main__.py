@@ -60,6 +60,7 @@ def _try(stage: Stage, fault: Fault, processes: int) -> Row:
         verdict, said = "FAILED", str(error).splitlines()[0] if str(error) else type(error).__name__
     finally:
         stage.server.faults.clear()
+        world.clear()
     return Row(fault.name, processes, verdict, said, time.monotonic() - began)
 
 

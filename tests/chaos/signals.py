@@ -40,6 +40,7 @@ def in_phase(world: World, phase: str) -> str:
     assert ended.code in ((0, 75) if phase == "upload" else (75,)), ended.shown
     if phase in ("download", "prepare"):
         assert ended.seconds < 6, f"it took {ended.seconds:.1f} s to leave"
+        assert ended.outcome["phase"] == {"download": "plan", "prepare": "prepare"}[phase], ended.outcome
     if phase == "eval":
         assert world.durable_steps() == [EVAL_STEPS], ended.shown
         assert not world.has_logged("evaluation", EVAL_STEPS)(), "the evaluation was over before it could be left"
@@ -64,9 +65,10 @@ def _moment(world: World, phase: str) -> tuple[dict[str, str], Moment]:
                 server.put(BUCKET, f"{place}/{number:03d}.jsonl", b"".join(lines[number : number + 2]))
             server.faults.plan("slow", method="GET", path=rf"{place}/\d", times=1000, seconds=1.0)
             world.settings["JOB_DATASET_URI"] = f"s3://{BUCKET}/{place}"
-            return {}, lambda: any(one.method == "GET" and place in one.path for one in list(server.requests))
+            # The first byte of the first file is read before, to see that it can be.
+            return {}, lambda: sum(one.method == "GET" and place in one.path for one in list(server.requests)) > 2
         case "prepare":
-            return {}, lambda: "run.json" in world.files
+            return {}, lambda: "plan" in world.events()  # made: the rows are next
         case "train":
             return SLOW, world.has_trained(2)
         case "eval":

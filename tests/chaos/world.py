@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -81,6 +81,7 @@ class World:
     name: str
     machine: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
 
     @cached_property
     def lot(self) -> random.Random:
@@ -116,7 +117,8 @@ class World:
         } | self.settings  # fmt: skip
 
     def start(self, **settings: str) -> "subprocess.Popen[str]":
-        return start(self.env | settings)
+        self.started.append(start(self.env | settings))
+        return self.started[-1]
 
     def run(self, **settings: str) -> Ended:
         began = time.monotonic()
@@ -133,8 +135,15 @@ class World:
     def files(self) -> dict[str, bytes]:
         """The output."""
         head = f"{self.prefix}/"
-        everything = self.stage.server.keys(BUCKET)
-        return {key.removeprefix(head): data for key, data in everything.items() if key.startswith(head)}
+        return {key.removeprefix(head): data for key, data in self.stage.server.keys(BUCKET, head).items()}
+
+    def clear(self) -> None:
+        """Leave nothing: no process of a fault that was not stood, no object for the others to be slowed down by."""
+        for process in self.started:
+            if process.poll() is None:
+                kill_tree(process)
+        for path in self.files:
+            self.stage.server.remove(BUCKET, f"{self.prefix}/{path}")
 
     @property
     def result(self) -> Result:
@@ -154,9 +163,8 @@ class World:
 
     def durable_steps(self) -> list[int]:
         """The checkpoints that have a manifest, oldest first."""
-        folders = [path.split("/")[1] for path in self.files if path.startswith("checkpoints/")]
-        complete = {name for name in folders if f"checkpoints/{name}/manifest.json" in self.files}
-        return sorted(int(name.removeprefix("step-")) for name in complete)
+        manifests = (PurePosixPath(path) for path in self.files if path.startswith("checkpoints/"))
+        return sorted(int(path.parent.name.removeprefix("step-")) for path in manifests if path.name == "manifest.json")
 
     def is_durable(self, step: int) -> Moment:
         return lambda: step in self.durable_steps()
@@ -167,9 +175,15 @@ class World:
 
     def steps_logged(self, kind: str) -> list[int]:
         """The steps of the events *kind* that the log has."""
+        return [event["step"] for event in self._log() if event["event"] == kind]
+
+    def events(self) -> list[str]:
+        """The kinds of all events that the log has."""
+        return [event["event"] for event in self._log()]
+
+    def _log(self) -> list[dict[str, Any]]:
         logs = self.work_dir.glob("runs/*/log.jsonl")
-        events = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-        return [event["step"] for event in events if event["event"] == kind]
+        return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
     def has_trained(self, step: int) -> Moment:
         """Whether the log says that *step* is done."""

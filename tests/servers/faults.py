@@ -44,6 +44,7 @@ class Faults:
         self.bytes_per_s = FOREVER
         self.struck: Counter[str] = Counter()  # requests that went wrong since `clear`, by the kind of fault
         self._planned: list[Fault] = []
+        self._clearings = 0
         self._lock = threading.Lock()
         self._chance = random.Random(0)
         self._line_free_at = 0.0
@@ -78,8 +79,17 @@ class Faults:
                 self.struck[found.kind] += 1
             return found
 
+    def held(self, seconds: float) -> bool:
+        """Hold a request for *seconds*; whether `clear` was called meanwhile. Then it must not be carried out: the test
+        that sent it may be over, and another's store stand in the place of its own."""
+        clearings = self._clearings
+        time.sleep(seconds)
+        return clearings != self._clearings
+
     def clear(self, seed: int = 0) -> None:
-        """Forget all faults. *seed* is of the chance by which a share of requests is picked."""
+        """Forget all faults, and the requests that are `held`. *seed* is of the chance by which a share of requests is
+        picked."""
+        self._clearings += 1
         self._planned.clear()
         self.struck.clear()
         self._chance.seed(seed)

@@ -95,17 +95,19 @@ class S3Server(AbstractContextManager["S3Server"]):
 
     def reset(self) -> None:
         """Forget all buckets, requests and faults."""
+        self.faults.clear()
         moto_api_backend.reset()
         self.conditional, self.reports_checksums, self.ahead_s = "honoured", True, 0.0
         self.requests.clear()
-        self.faults.clear()
 
     def make_bucket(self, name: str) -> None:
         self._backend.create_bucket(name, REGION)
 
-    def keys(self, bucket: str) -> dict[str, bytes]:
-        """What the bucket holds."""
-        return {name: key.value for name, key in self._backend.get_bucket(bucket).keys.items()}
+    def keys(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
+        """What the bucket holds under *prefix*, while requests may change it."""
+        stored = self._backend.get_bucket(bucket).keys
+        found = {name: stored.get(name) for name in list(stored) if name.startswith(prefix)}
+        return {name: key.value for name, key in found.items() if key is not None}
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         """Place an object past all checks."""
@@ -132,9 +134,8 @@ class S3Server(AbstractContextManager["S3Server"]):
         try:
             if fault and kind == "status":
                 raise Refused(fault.status, fault.code)
-            if fault and kind in ("slow", "hang"):
-                time.sleep(fault.seconds)
-            if kind in ("reset", "hang"):
+            forgotten = fault is not None and kind in ("slow", "hang") and self.faults.held(fault.seconds)
+            if forgotten or kind in ("reset", "hang"):
                 return cut(environ)
             _check_time(request, arrived)
             _check_signature(environ, request, arrived)

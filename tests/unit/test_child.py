@@ -8,6 +8,7 @@ import pytest
 
 from job.child import as_job_error
 from job.errors import Bug, UnsuitableHost
+from job.rundir import mount_of
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG], ids=errno.errorcode.get)
@@ -16,6 +17,12 @@ def test_a_place_that_is_too_small_is_no_bug(number: int, tmp_path: Path):
 
     assert type(error) is UnsuitableHost
     assert str(tmp_path / "file") in error.cause
+
+
+def test_a_full_disk_is_named_by_its_mount_where_the_error_names_no_file(tmp_path: Path):
+    error = as_job_error(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "errors" / "rank0.json")
+
+    assert error.cause == f"No space is left for JOB_WORK_DIR on {mount_of(tmp_path)}."
 
 
 def test_an_error_that_says_nothing_of_the_host_is_a_bug():

@@ -189,7 +189,9 @@ def test_a_short_training_that_explodes_says_so_at_its_end():
 
 
 def test_of_a_handful_of_steps_nothing_is_concluded():
-    watch([2.0] + [11.0] * 4).end()
+    health = watch([2.0] + [11.0] * 4)
+
+    assert health.end() is None
 
 
 def test_steps_that_fp16_leaves_out_for_ever_end_training():

@@ -54,6 +54,7 @@ def test_a_heart_goes_on_when_the_store_fails_for_a_while(s3_server, take):
 
     until(lambda: (pulse := state("s3://bucket/out").pulse()) and pulse.beat > 3)
     attempt.check()
+    assert s3_server.faults.struck["status"] == 6
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "attempts/0002/claim"), ("PUT", "attempts/0001/heartbeat")])

@@ -110,8 +110,10 @@ class Unwritable(io.StringIO):
     def __init__(self, error: Exception, terminal: bool) -> None:
         super().__init__()
         self._error, self.isatty = error, lambda: terminal
+        self.tried = 0
 
     def write(self, _: str) -> int:
+        self.tried += 1
         raise self._error
 
 
@@ -120,11 +122,14 @@ class Unwritable(io.StringIO):
     "error", [OSError(28, "full"), BrokenPipeError(32, "no reader"), ValueError("closed")], ids=str
 )
 def test_what_cannot_be_told_to_a_person_changes_nothing(error, terminal):
-    console = Console(Unwritable(error, terminal), lambda text: text)
+    stream = Unwritable(error, terminal)
+    console = Console(stream, lambda text: text)
 
     console.event({"event": "preparing", "rows": 1, "rows_per_s": 1.0, "left_s": 1})
     console.say("said")
     console.warn("warned")
+
+    assert stream.tried >= 3
 
 
 def test_the_first_figures_of_training_correct_what_was_foreseen():

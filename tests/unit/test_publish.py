@@ -10,7 +10,7 @@ import yaml
 from job.errors import OutputTaken, UploadIncomplete
 from job.output import Output
 from job.publish import copy_to_secondaries, publish
-from job.records import AdapterProof, AddedTokens, Decided, HardwareFacts, Plan
+from job.records import AdapterProof, AddedTokens, CurveFinding, Decided, HardwareFacts, Plan
 from job.report.metrics import (
     AttemptMetrics,
     BaseModelMetrics,
@@ -35,7 +35,7 @@ def run_dir(tmp_path: Path) -> RunDir:
     made = RunDir(tmp_path / "run")
     for name in ("adapter_model.safetensors", "adapter_config.json", "README.md", "training_args.bin"):
         write_bytes(made.adapter / name, name.encode())
-    for report in (made.metrics, made.dataset_report):
+    for report in (made.metrics, made.dataset_report, made.report):
         write_bytes(report, b"{}")
     return made
 
@@ -121,6 +121,21 @@ def test_a_second_output_gets_a_copy_of_the_first_later(tmp_path, run_dir):
     assert filled == [str(tmp_path / "b")]
     assert outputs[1].manifest(both.fingerprint)["files"] == outputs[0].manifest(both.fingerprint)["files"]
     assert copy_to_secondaries(outputs, output.manifest(both.fingerprint), both, tmp_path / "scratch") == []
+
+
+def test_a_second_output_gets_a_result_of_an_earlier_version_that_wrote_fewer_reports(tmp_path, run_dir):
+    both = spec_for(tmp_path / "a", tmp_path / "b")
+    publish_to(spec_for(tmp_path / "a"), run_dir)
+    place = tmp_path / "a"
+    (place / "report.html").unlink()
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["files"]["report.html"]
+    (place / "manifest.json").write_text(json.dumps(manifest))
+
+    filled = copy_to_secondaries([Output(text) for text in both.output_uri], manifest, both, tmp_path / "scratch")
+
+    assert filled == [str(tmp_path / "b")]
+    assert (tmp_path / "b" / "dataset_report.json").exists()
 
 
 def test_a_second_output_gets_no_bytes_that_the_first_ones_manifest_does_not_vouch_for(tmp_path, run_dir):
@@ -232,6 +247,7 @@ def metrics(uri: str, revision: str | None) -> Metrics:
             peak_gpu_memory_gib=None, history=(),
         ),
         eval=EvalMetrics(loss_before=2.0, loss=1.0, perplexity=2.718, history=()),
+        curve=(CurveFinding(pattern="converging", evidence="The loss falls from 2 to 1."),),
         proof=AdapterProof(trainable_parameters=1000, tensors=4, changed_tensors=4),
         plan=plan, hardware=HardwareFacts(), settings=spec.model_dump(mode="json"), phases_s={},
         attempts=AttemptMetrics(count=1, elapsed_s=60.0, gpu_hours=0.0167, cost=None, resumed_at_step=0),
@@ -247,6 +263,7 @@ def test_the_card_of_a_hub_model_names_repository_and_commit():
     assert 'from_pretrained("org/base", revision="c0ffee", dtype="auto")' in card
     assert 'PeftModel.from_pretrained(base, "org/tuned")' in card
     assert "2.0000 before, 1.0000 after" in card
+    assert "| training curve | converging: The loss falls from 2 to 1. |" in card
 
 
 def test_the_card_of_an_unfinished_adapter_says_so_and_loads_it_from_its_subfolder():

@@ -66,6 +66,18 @@ def there(server: S3Server, folder: str, files: dict[str, Path]) -> bool:
     return all(keys[f"{folder}/{name}"] == path.read_bytes() for name, path in files.items())
 
 
+def test_a_request_that_was_given_up_does_not_reach_the_store_of_the_next_test(
+    patient_s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_client, "_READ_S", 0.2)
+    patient_s3.faults.plan("slow", method="PUT", seconds=1)
+    assert store_at("s3://bucket/run").create("claim.json", b"1") is True
+    patient_s3.reset()
+    patient_s3.make_bucket("bucket")
+    time.sleep(1.2)
+    assert patient_s3.keys("bucket") == {}
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_everything_goes_through_while_a_third_of_all_requests_fail(
     patient_s3: S3Server, files: dict[str, Path], tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch

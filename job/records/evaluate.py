@@ -1,0 +1,51 @@
+"""What the rows held out, and the curve of training, say about the adapter."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from job.records.base import Record
+
+Pattern = Literal["converging", "plateau", "oscillating", "spike", "overfitting", "diverging", "too_short"]
+
+
+class CurveFinding(Record):
+    """One thing that a curve of training shows."""
+
+    pattern: Pattern = Field(
+        description="converging; plateau, which gains no more, or never did; diverging, which loses; oscillating; "
+        "spike; overfitting, where training gains and evaluation loses; too_short, where noise may hide it all."
+    )
+    evidence: str = Field(description="The figures that show it, in a sentence.")
+    advice: str = Field(default="", description="The setting to change, if one is.")
+
+
+class Score(Record):
+    """One scorer's mean over all rows that were generated for, from 0 to 1."""
+
+    scorer: str = Field(description="As JOB_EVAL_SCORERS names it.")
+    base: float = Field(description="Of the base model.")
+    tuned: float = Field(description="Of the base model with the adapter.")
+    f1: dict[str, float] | None = Field(
+        default=None, description="F1 of each class with the adapter; null but for classification."
+    )
+
+
+class Answer(Record):
+    """What both models make of one held-out prompt."""
+
+    prompt: str = Field(description="As the model reads it, special tokens included.")
+    reference: str | None = Field(description="The answer of the row; null where it has none.")
+    base: str = Field(description="The base model's answer.")
+    tuned: str = Field(description="The answer with the adapter.")
+    scores: dict[str, tuple[float, float]] = Field(
+        default={}, description="Scorer -> the score of the base model's answer and of the tuned one's."
+    )
+
+
+class SampleAnswer(Record):
+    """An answer during training."""
+
+    step: int = Field(description="The optimizer step after which it was generated.")
+    prompt: str = Field(description="As the model reads it, special tokens included.")
+    answer: str = Field(description="What the model answered.")
