@@ -68,7 +68,8 @@ def load_spec(
         spec = JobSpec.model_validate(known)
     except ValidationError as error:
         details = [detail for detail in error.errors() if not unparsed.intersection(detail["loc"][:1])]
-        problems += [_explain(list(group), env) for _, group in itertools.groupby(details, lambda one: one["loc"][:1])]
+        for _, group in itertools.groupby(details, lambda one: one["loc"][:1]):
+            problems += _explain(list(group), env)
     if problems:
         raise BadSpec(_summary(problems))
     return spec
@@ -132,16 +133,17 @@ def _unknown(name: str, source: str = "") -> str:
     return f"{f'{source}: ' if source else ''}{name} is not a setting. {hint}"
 
 
-def _explain(details: list[Any], env: Mapping[str, str]) -> str:
-    """The errors that pydantic has with one setting, one for each kind of value that it may have, as a sentence."""
+def _explain(details: list[Any], env: Mapping[str, str]) -> list[str]:
+    """The errors that pydantic has with one setting, one for each kind of value that it may have, as a sentence; or
+    what contradicts itself among all of them, a line each."""
     if not details[0]["loc"]:
-        return str(details[0]["msg"]).removeprefix("Value error, ") + "."
+        return [f"{line}." for line in str(details[0]["msg"]).removeprefix("Value error, ").splitlines()]
     field = str(details[0]["loc"][0])
     name = variable(field)
     if details[0]["type"] == "missing":
-        return _missing(field)
+        return [_missing(field)]
     value = env.get(name) or details[0]["input"]
-    return f"{name}={value}: {' or '.join(map(_expected, details))}."
+    return [f"{name}={value}: {' or '.join(map(_expected, details))}."]
 
 
 def _expected(detail: Any) -> str:

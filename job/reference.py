@@ -1,10 +1,11 @@
-"""The reference pages, generated: settings from `JobSpec`, exit codes from the error tree, metrics from `Metrics`."""
+"""The reference pages, generated from the code: settings, exit codes, and the fields of the published files."""
 
 import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import job.errors
@@ -13,7 +14,7 @@ from job.errors import ERROR_CLASSES
 from job.records import AddedTokens, CurveFinding, Findings, Record
 from job.report.dataset import DatasetReport, SplitReport
 from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
-from job.spec import JobSpec
+from job.settings import SECTIONS
 
 _RETRY = {
     "never": "no",
@@ -38,7 +39,7 @@ They are read by the SDKs themselves and never enter the spec, the logs or anyth
 
 _GRAMMAR = """# Environment
 
-Generated from `job/spec.py` by `make generate`.
+Generated from `job/settings/` by `make generate`.
 
 The variable is `JOB_` and the field's name in capitals. Empty means unset. Booleans are true, false, 1 or 0. Lists are
 separated by commas (a comma inside a URI is `%2C`), maps are `a=b,c=d`. A name that does not exist is an error, so that
@@ -52,16 +53,21 @@ run.
 
 
 def environment_markdown() -> str:
-    """One table row per `JobSpec` field, with its default and the reason for it."""
+    """One table for each group of settings, one row per setting, with its default and the reason for it."""
+    tables = [f"## {title}\n\n{_settings_table(section)}" for title, section in SECTIONS.items()]
+    return "\n".join([_GRAMMAR, *tables, _SECRETS])
+
+
+def _settings_table(section: type[BaseModel]) -> str:
     rows = ["| variable | default | meaning | why this default | |", "|---|---|---|---|---|"]
-    for name, info in JobSpec.model_fields.items():
+    for name, info in section.model_fields.items():
         extra: dict[str, Any] = info.json_schema_extra  # type: ignore[assignment]
         mark = "●" if extra["changes_result"] else ""
         rows.append(
             f"| `{variable(name)}` | {_default(name, info.default)} | {_cell(info.description or '')} "
             f"| {_cell(extra['why'])} | {mark} |"
         )
-    return _GRAMMAR + "\n" + "\n".join(rows) + "\n\n" + _SECRETS
+    return "\n".join(rows) + "\n"
 
 
 def exit_codes_markdown() -> str:

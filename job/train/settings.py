@@ -1,4 +1,4 @@
-"""What TRL is told: the arguments of SFTConfig."""
+"""What TRL is told, whatever the method: the arguments that all of its configurations take."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from job.spec import JobSpec
 MIN_EVALUATIONS = 5
 
 
-def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir, sequences: int) -> dict[str, Any]:
-    """The arguments of SFTConfig, for a dataset of *sequences* rows or packs."""
+def shared_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir, sequences: int) -> dict[str, Any]:
+    """The arguments of TRL's configurations, for a dataset of *sequences* rows or packs."""
     settings: dict[str, Any] = {
         "output_dir": str(run_dir.checkpoints),
         "num_train_epochs": spec.num_train_epochs,
@@ -33,10 +33,6 @@ def config_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir,
         "fp16": plan.precision == "fp16",
         "use_cpu": not plan.use_gpu,
         "dataloader_pin_memory": plan.use_gpu,
-        "max_length": plan.max_length,
-        # Packing makes the collator padding-free; the rows themselves are packed already.
-        "packing": plan.packing,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
         "logging_steps": spec.logging_steps,
         "logging_first_step": True,
         # The filter would replace a NaN loss by the running mean in the log.

@@ -1,4 +1,4 @@
-"""TRL's trainer with what an adapter needs under every strategy."""
+"""What any of TRL's trainers needs besides for an adapter, under every strategy."""
 
 import shutil
 import time
@@ -11,8 +11,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import TrainerState
-from trl import SFTTrainer
+from transformers import Trainer, TrainerState
 
 from job.checkpoints import is_complete
 from job.compatibility import adapter_dtypes
@@ -34,8 +33,9 @@ from job.train.whole_rounds import WholeRounds, with_filler
 TOLD = {"step", "save_s", "eval_loss"}  # of a checkpoint, in the log
 
 
-class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
-    """Holds the adapter in the plan's dtype, and saves it whole; tells all ranks of each step's loss."""
+class AdapterTrainer(Trainer):  # type: ignore[misc]
+    """Holds the adapter in the plan's dtype, and saves it whole; tells all ranks of each step's loss. The trainer of a
+    method is this before TRL's: ``class SftTrainer(AdapterTrainer, SFTTrainer)``."""
 
     def __init__(
         self, plan: Plan, task: TrainTask, run_dir: RunDir, *, train_dataset: Dataset, **settings: Any

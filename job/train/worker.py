@@ -6,7 +6,7 @@ import sys
 from job.child import run_child
 from job.rundir import RunDir
 from job.train.faults import faults_told
-from job.train.sft import train
+from job.train.story import train
 
 
 def work(run_dir: RunDir, rank: int) -> None:

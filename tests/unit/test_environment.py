@@ -129,6 +129,13 @@ def test_contradictions_are_refused_with_the_way_out(settings, reason):
     assert reason in refusal(**settings)
 
 
+def test_all_contradictions_are_told_at_once():
+    said = refusal(JOB_EVAL_STEPS="5", JOB_MAX_COST="3", JOB_STRATEGY="single", JOB_NUM_PROCESSES="2")
+
+    assert said.startswith("3 settings are wrong:\n")
+    assert all(name in said for name in ("JOB_EVAL_STEPS", "JOB_MAX_COST", "JOB_STRATEGY=single"))
+
+
 def test_the_environment_overrides_the_spec_file():
     spec = load_spec(GOOD | {"JOB_LORA_R": "8"}, {"lora_r": 64, "lora_alpha": 128, "columns": {"text": "body"}})
 

@@ -14,8 +14,8 @@ from job.spec import JobSpec
 from job.train.agreement import Agreement
 from job.train.callbacks import Obey
 from job.train.health import Health
+from job.train.methods import make_trainer
 from job.train.save_pace import SavePace
-from job.train.sft import make_trainer
 
 
 class Heard(Record):

@@ -16,7 +16,7 @@ from job.records import Plan, Record, TrainTask
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
 from job.train.fit import FitsMemory, longest_batch
-from job.train.sft import make_trainer
+from job.train.methods import make_trainer
 
 
 class Fitting(Record):

@@ -17,7 +17,7 @@ from job.records import Plan, TrainTask
 from job.records.base import Record
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
-from job.train.sft import make_trainer
+from job.train.methods import make_trainer
 
 
 class Seen(Record):

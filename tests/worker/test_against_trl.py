@@ -79,7 +79,7 @@ def test_owned_arguments_are_those_that_the_worker_sets():
     from job.records import Plan, TrainTask
     from job.rundir import RunDir
     from job.spec import JobSpec
-    from job.train.settings import config_settings
+    from job.train.settings import shared_settings
     from job.upstream import OWNED_TRAINER_ARGS, VARIABLE_FOR_TRAINER_ARG
 
     spec = JobSpec(model="org/m", dataset_uri="org/d", output_uri=("/o",))
@@ -91,7 +91,7 @@ def test_owned_arguments_are_those_that_the_worker_sets():
         model_path=Path("/m"), data_path=Path("/d"), base_model_name="", base_model_revision=None, has_eval=True
     )
 
-    settings = config_settings(spec, plan, task, RunDir(Path("/r")), sequences=10)
+    settings = shared_settings(spec, plan, task, RunDir(Path("/r")), sequences=10)
 
     free = set(settings) - OWNED_TRAINER_ARGS - set(VARIABLE_FOR_TRAINER_ARG)
     assert free <= {"dataloader_pin_memory", "ddp_find_unused_parameters"}

@@ -18,8 +18,8 @@ from job.prepare.tokenize import RowTokenizer
 from job.records import ChatTemplateChoice, Plan, TrainTask
 from job.rundir import RunDir
 from job.spec import JobSpec
+from job.train.methods import make_trainer
 from job.train.proof import TOKEN_ROWS, AdapterWatch
-from job.train.sft import make_trainer
 from job.train.trainer import AdapterTrainer
 from job.train.vocabulary import add_tokens
 from tests.worker.templates import write_tokenizer

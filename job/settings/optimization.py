@@ -1,0 +1,50 @@
+"""The steps of training."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from job.kinds import Auto, Scheduler
+from job.settings.setting import setting
+
+
+class OptimizationSettings(BaseModel):
+    """The steps of training."""
+
+    num_train_epochs: float = setting(3.0, doc="Passes over the data.", why="usual for small sets", gt=0)
+    max_steps: int | None = setting(
+        None, doc="Optimizer steps; takes precedence over the epochs.", why="the epochs decide", ge=1
+    )
+    learning_rate: float = setting(
+        2e-4, doc="Peak learning rate.", why="about ten times the full fine-tuning rate, as LoRA needs", gt=0
+    )
+    lr_scheduler_type: Scheduler = setting("cosine", doc="Learning-rate schedule.", why="decays to zero smoothly")
+    warmup_steps: float = setting(
+        0.03, doc="Warm-up: a share of all steps when below 1, else a number of steps.", why="3 %", ge=0
+    )
+    global_batch_size: int = setting(
+        16,
+        doc="Rows per optimizer step over all GPUs together. With packing, as many packs as hold the same tokens. "
+        "The number of GPUs never changes it.",
+        why="stable without being slow",
+        ge=1,
+    )
+    per_device_train_batch_size: int | None = setting(
+        None,
+        doc="Rows per GPU in one forward pass; accumulation makes up the rest of the global batch.",
+        why="the fastest that fits, at most 8; 1 with packing",
+        changes_result=False,
+        ge=1,
+    )
+    gradient_checkpointing: bool | Auto = setting(
+        "auto",
+        doc="Recompute activations in the backward pass to save memory.",
+        why="off where the memory allows it, as it costs a third more arithmetic",
+        changes_result=False,
+    )
+    weight_decay: float = setting(0.01, doc="AdamW weight decay.", ge=0)
+    max_grad_norm: float = setting(1.0, doc="Gradient clipping norm; 0 turns it off.", ge=0)
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"] = setting(
+        "adamw_torch_fused", doc="Optimizer, by the Trainer's name.", why="AdamW in one fused kernel"
+    )
+    seed: int = setting(42, doc="Seed of adapter initialisation, data order and dropout.", ge=0, lt=2**32)
