@@ -13,5 +13,5 @@ class MethodSettings(BaseModel):
 
     method: Literal["sft"] = setting("sft", doc="Training method.", why="supervised fine-tuning comes first")
     trainer_args: TrainerArgs = setting(
-        {}, doc='Any other field of TRL\'s `SFTConfig`, as JSON: `{"neftune_noise_alpha": 5}`.'
+        {}, doc='Any other field of TRL\'s `SFTConfig`, as JSON: `{"adam_beta2": 0.95}`.'
     )

@@ -26,7 +26,7 @@ def make_trainer(
     train_rows = Dataset.from_file(str(task.data_path / "train.arrow"))
     eval_rows = Dataset.from_file(str(task.data_path / "eval.arrow")) if task.has_eval else None
     # First, as the model is loaded differently under ZeRO-3, and on the device that is chosen here.
-    args = sft_config(plan, shared_settings(spec, plan, task, run_dir, len(train_rows)))
+    args = sft_config(spec, plan, shared_settings(spec, plan, task, run_dir, len(train_rows)))
     model, tokenizer = load_base(plan, task, args.device), AutoTokenizer.from_pretrained(task.model_path)
     alive()
     added = add_tokens(model, tokenizer, task.chat_template)
