@@ -14,6 +14,7 @@ Scheduler = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "reduce_lr_on_plateau",
 ]  # fmt: skip
+Tracker = Literal["wandb", "tensorboard", "mlflow"]
 Weight = Annotated[float, Field(gt=0, le=100)]
 Column = Literal[
     "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text", "chosen", "rejected",

@@ -26,6 +26,7 @@ from job.signals import die_with_parent, on_stop
 T = TypeVar("T")
 
 POLL_S = 0.05
+_TRACKERS = ("WANDB_", "MLFLOW_", "DATABRICKS_")  # how the names of their variables begin
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TERMINATE_S = 2.0  # between SIGTERM and SIGKILL for processes that outlive their job
 # SIGKILL takes milliseconds, and seconds where much memory is to be freed. A process that sleeps in a broken driver is
@@ -111,6 +112,11 @@ def children_env(env: Mapping[str, str]) -> dict[str, str]:
     return children
 
 
+def tracker_env(env: Mapping[str, str], children: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a tracker: that of *children*, and what trackers read of *env*, their keys included."""
+    return dict(children) | {name: value for name, value in env.items() if name.startswith(_TRACKERS)}
+
+
 class Child:
     """A Python module of this job in a process of its own, which reports failure in a file."""
 
@@ -143,6 +149,22 @@ class Child:
             time.sleep(POLL_S)
         if self._process.returncode:
             raise child_error([self._error], self._process.returncode, self._module, self._log, UnsuitableHost)
+
+    def ended_by(self, end: float) -> bool:
+        """Whether it has come to a good end by *end*, of time.monotonic(). Else it is killed.
+
+        Raises:
+            JobError: as `wait`.
+        """
+        while self._process.poll() is None:
+            if time.monotonic() > end:
+                self._process.kill()
+                self._process.wait()
+                return False
+            time.sleep(POLL_S)
+        if self._process.returncode:
+            raise child_error([self._error], self._process.returncode, self._module, self._log, UnsuitableHost)
+        return True
 
 
 def child_error(errors: list[Path], status: int, name: str, log: Path, killed: type[JobError]) -> JobError:

@@ -61,6 +61,7 @@ def _observe(trainer: AdapterTrainer, spec: JobSpec, beat: Beat) -> tuple[Progre
     progress = Progress(log, trainer.times_before, trainer.tokens_before)
     obey = Obey(trainer, by_time=spec.save_steps == "auto")
     best = Best(trainer, spec)
+    trainer.write_best = best.write
     for callback in (beat, progress, obey, best, CompleteHistory(), WatchHealth(trainer)):
         trainer.add_callback(callback)
     if trainer.plan.use_gpu:
