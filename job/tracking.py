@@ -54,9 +54,9 @@ def tracked(run: Run) -> Iterator[None]:
 
 
 def _start(run: Run, name: str) -> Child:
-    arguments = [run.dir.root, name]
     env = tracker_env(run.env, run.shop.env)
-    return Child("job.track", arguments, run.dir.tracker_error(name), run.dir.root / f"{name}.log", env)
+    log = run.dir.root / f"{name}.log"
+    return Child("job.track", [run.dir.root, name], run.dir.tracker_error(name), log, env, beside=True)
 
 
 def _end(child: Child, end: float) -> str | None:
