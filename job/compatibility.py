@@ -4,6 +4,10 @@
 from job.optimizers import OPTIMIZERS
 from job.records import Precision, Quantization, Strategy
 
+# With these a model draws answers as one that is whole in each process: sharded, the base would come together for every
+# token, and DeepSpeed's engine steps its optimizer by its own count of passes.
+DRAWS_WITH: tuple[Strategy, ...] = ("single", "ddp", "cpu")
+
 
 def adapter_dtypes(strategy: Strategy, quantization: Quantization, precision: Precision) -> tuple[Precision, ...]:
     """The dtypes that an adapter can have over such a base, the most exact first; none if these cannot be combined."""

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from job.chat_template import BUILT_IN
 from job.optimizers import OPTIMIZERS
-from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
+from job.upstream import OWNED_TRAINER_ARGS, VARIABLE_FOR_TRAINER_ARG
 from job.uri import HubUri, parse_uri
 
 Auto = Literal["auto"]
@@ -76,13 +76,22 @@ def _trainer_args(args: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name!r} has a variable of its own; set {VARIABLE_FOR_TRAINER_ARG[name]}")
         if name in OWNED_TRAINER_ARGS:
             raise ValueError(f"{name!r} is set by the job itself and cannot be passed through")
-        if name not in SFT_CONFIG_FIELDS:
-            raise ValueError(f"{name!r} is not a field of TRL's SFTConfig")
     return args
 
 
+def _method(name: Any) -> Any:
+    if name == "ppo":
+        raise ValueError(
+            "TRL has no PPO trainer any more; train a reward model with JOB_METHOD=reward, then the model with "
+            "JOB_METHOD=rloo and that JOB_REWARD_MODEL (docs/methods.md shows both steps)"
+        )
+    return name
+
+
+MethodName = Annotated[Literal["sft", "dpo", "kto", "reward", "rloo", "grpo"], BeforeValidator(_method)]
 ModelUri = Annotated[str, AfterValidator(_model_uri)]
 DatasetUri = Annotated[str, AfterValidator(_dataset_uri)]
+LossTypes = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 DatasetUris = Annotated[tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(_dataset_uris)]
 OutputUris = Annotated[tuple[str, ...], AfterValidator(_output_uris)]
 ChatTemplate = Annotated[str, AfterValidator(_chat_template)]

@@ -168,7 +168,7 @@ def _gpu_plan(case: Case, choice: Choice, decided: Decided | None, reasons: dict
 
 def _batch(case: Case, per_device: int, reasons: dict[str, str]) -> dict[str, Any]:
     batch, accumulation = case.batch, case.batch.share // per_device
-    what = "pack" if batch.packing else "row"
+    what = "pack" if batch.packing else "answer" if case.spec.num_generations else "row"
     reasons["batch"] = (
         f"{per_device} {what}{'s' * (per_device > 1)} per process × {accumulation} accumulation × "
         f"{case.num_processes} process{'es' * (case.num_processes > 1)}"
@@ -179,6 +179,7 @@ def _batch(case: Case, per_device: int, reasons: dict[str, str]) -> dict[str, An
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": accumulation,
         "global_batch_size": batch.rows,
+        "num_generations": case.spec.num_generations or 1,
         "packing": batch.packing,
         "max_length": batch.max_length,
     }

@@ -3,6 +3,7 @@
 from pydantic import BaseModel
 
 from job.kinds import Auto, JsonObject, Optim, Scheduler
+from job.methods import METHODS
 from job.optimizers import OPTIMIZERS
 from job.settings.setting import setting
 
@@ -14,8 +15,11 @@ class OptimizationSettings(BaseModel):
     max_steps: int | None = setting(
         None, doc="Optimizer steps; takes precedence over the epochs.", why="the epochs decide", ge=1
     )
-    learning_rate: float = setting(
-        2e-4, doc="Peak learning rate.", why="about ten times the full fine-tuning rate, as LoRA needs", gt=0
+    learning_rate: float | None = setting(
+        None,
+        doc="Peak learning rate.",
+        why="; ".join(f"`{method.learning_rate:g}` for {name}: {method.why}" for name, method in METHODS.items()),
+        gt=0,
     )
     lr_scheduler_type: Scheduler = setting("cosine", doc="Learning-rate schedule.", why="decays to zero smoothly")
     warmup_steps: float = setting(

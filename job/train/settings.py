@@ -69,12 +69,8 @@ def _owes_evaluation(checkpoint: Path, eval_steps: int) -> bool:
 
 def _eval_steps(spec: JobSpec, plan: Plan, sequences: int) -> int:
     least = _total_steps(spec, plan, sequences) // MIN_EVALUATIONS
-    return spec.eval_steps or max(1, min(_steps_per_epoch(plan, sequences), least))
+    return spec.eval_steps or max(1, min(plan.steps_per_epoch(sequences), least))
 
 
 def _total_steps(spec: JobSpec, plan: Plan, sequences: int) -> int:
-    return spec.max_steps or int(_steps_per_epoch(plan, sequences) * spec.num_train_epochs)
-
-
-def _steps_per_epoch(plan: Plan, sequences: int) -> int:
-    return max(1, -(-sequences // plan.global_batch_size))
+    return spec.max_steps or int(plan.steps_per_epoch(sequences) * spec.num_train_epochs)

@@ -16,6 +16,7 @@ class SftTrainer(AdapterTrainer, SFTTrainer):  # type: ignore[misc]
 def sft_config(spec: JobSpec, plan: Plan, settings: dict[str, Any]) -> SFTConfig:
     """*settings* that all methods share, and SFT's own."""
     own = {
+        "loss_type": spec.loss_type[0],
         "max_length": plan.max_length,
         # Packing makes the collator padding-free; the rows themselves are packed already.
         "packing": plan.packing,

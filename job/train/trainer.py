@@ -39,15 +39,18 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     method is this before TRL's: ``class SftTrainer(AdapterTrainer, SFTTrainer)``."""
 
     best_by, more_is_better = "eval_loss", False  # what tells which of two evaluations is better
+    # Whether the rows that are left at the end of an epoch are trained too.
+    fills_rounds = True
 
     def __init__(
         self, plan: Plan, task: TrainTask, run_dir: RunDir, *, train_dataset: Dataset, **settings: Any
     ) -> None:
         self._rows = len(train_dataset)
-        self._needs_filler = plan.num_processes > 1 and self._rows % plan.rows_at_a_time > 0
+        uneven = plan.num_processes > 1 and self._rows % plan.rows_at_a_time > 0
+        self._needs_filler = uneven and self.fills_rounds
         super().__init__(train_dataset=with_filler(train_dataset) if self._needs_filler else train_dataset, **settings)
         self.plan, self.task, self.run_dir = plan, task, run_dir
-        self.health, self.pace = Health(), SavePace(heard_later=self.args.world_size > 1)
+        self.health, self.pace = self.make_health(), SavePace(heard_later=self.args.world_size > 1)
         self.agreement = Agreement(self.args.device, self.args.world_size, self.health)
         self.stop_poll = StopPoll(self.args.device, self.args.world_size)
         # Writes the best adapter so far into a checkpoint, and returns its step.
@@ -63,6 +66,10 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if plan.strategy == "fsdp":
             leave_outputs_unrounded(self.accelerator, plan)
             gather_head(self.model)
+
+    def make_health(self) -> Health:
+        """What judges each step's loss."""
+        return Health()
 
     def _check_strategy(self) -> None:
         """Raises:
@@ -157,7 +164,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if self.is_world_process_zero():
             EventLog(self.run_dir.log).write("evaluation_begin", step=self.state.global_step)
         metrics: dict[str, float] = {}
-        with torch.random.fork_rng(devices=[]):
+        device = self.args.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
                 metrics = super().evaluate(*args, **kwargs)
             except EvaluationStopped:
