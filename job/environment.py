@@ -22,7 +22,7 @@ PREFIX = "JOB_"
 SPEC_URI = "JOB_SPEC_URI"
 # Kubernetes (indexed Jobs, service links) and batch platforms set these on their own.
 PLATFORM_NAME = re.compile(r"JOB_(COMPLETION_INDEX|ID|NAME|.*_PORT(_.*)?|.*_SERVICE_HOST)")
-_JSON_FIELDS = {"trainer_args"}
+_JSON_FIELDS = {"trainer_args", "lr_scheduler_kwargs"}
 
 
 def variable(field: str) -> str:
@@ -103,7 +103,7 @@ def _parse_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error.msg} at character {error.pos})") from error
     if not isinstance(value, dict):
-        raise ValueError('expected a JSON object such as {"neftune_noise_alpha": 5}')
+        raise ValueError('expected a JSON object such as {"adam_beta2": 0.95}')
     return value
 
 

@@ -61,7 +61,7 @@ METHODS: dict[str, Method] = {
         mapped="JOB_COLUMNS=prompt=question,completion=answer",
         learning_rate=2e-4,
         why="about ten times the full fine-tuning rate, as LoRA needs",
-        settings={"loss_type": ("nll",)},
+        settings={"loss_type": ("nll",), "neftune_noise_alpha": None},
     ),
     "dpo": Method(
         config="DPOConfig",

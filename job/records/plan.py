@@ -81,6 +81,7 @@ class Plan(Record):
     gradient_checkpointing: bool
     max_length: int
     quantization: Quantization = "none"
+    optim: str = "adamw_torch_fused"
     adapter_dtype: Precision = "fp32"
     cpu_offload: bool = False  # frozen weights live in the host's memory
     use_gpu: bool

@@ -42,5 +42,5 @@ class MethodSettings(BaseModel):
     trainer_args: TrainerArgs = setting(
         {},
         doc="Any other field of the TRL configuration of the method (`SFTConfig`, `DPOConfig`, …), as JSON: "
-        '`{"neftune_noise_alpha": 5}`.',
+        '`{"adam_beta2": 0.95}`.',
     )
