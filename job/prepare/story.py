@@ -46,7 +46,7 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
     with contextlib.ExitStack() as stack:
         crew = stack.enter_context(Crew[list[Candidate], Batch](RowWorker(task, reading, tokenizer), task.processes))
         train, held_out = (
-            stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing))
+            stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing, task.method))
             for name in ("train", "eval")
         )
         for batch in crew.map(_chunks(_candidates(task, sources, meter))):
@@ -68,7 +68,7 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
 
 
 def make_reading(task: PrepareTask, tokenizer: RowTokenizer) -> Reading:
-    return Reading(task.columns, task.format, task.response_template, tokenizer.has_chat_template)
+    return Reading(task.columns, task.format, task.response_template, tokenizer.has_chat_template, task.method)
 
 
 def _evaluates(task: PrepareTask) -> bool:
@@ -123,6 +123,7 @@ def _judge(
     if _evaluates(task):
         _refuse_empty(held_out, "JOB_EVAL_DATASET_URI" if task.eval_files else "JOB_EVAL_FRACTION", task)
     gate.judge_tokens(train, task)
+    gate.judge_labels(train, task)
     # Other formats end with the end token that is appended, or with whatever follows the prompt.
     if any(source.format in ("messages", "sharegpt") for source in sources):
         gate.judge_turns(tokenizer.taught)
@@ -131,6 +132,12 @@ def _judge(
 def _refuse_empty(stats: SplitStats, setting: str, task: PrepareTask) -> None:
     if stats.rows:
         return
+    if stats.dropped_rows and task.method == "reward":
+        raise BadData(
+            f"{setting}: all {stats.dropped_rows} pairs hold an answer of more than {task.max_length} tokens with its "
+            "prompt, or two that are equal.",
+            f"{longer(task)}shorten the answers.",
+        )
     if stats.dropped_rows:
         raise BadData(
             f"{setting}: all {stats.dropped_rows} rows are cut off at {task.max_length} tokens before anything "

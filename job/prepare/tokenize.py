@@ -7,7 +7,7 @@ from pathlib import Path
 from job.chat_template import DEFAULT
 from job.errors import BadData
 from job.prepare.encode import IGNORED, Encoder, Tokens
-from job.prepare.formats import Chat, Example, Text
+from job.prepare.formats import Answer, Chat, Text
 from job.prepare.limits import TooCostly, limited_memory
 from job.prepare.load import OTHER_TEMPLATE, load_tokenizer, whose
 from job.prepare.template import ChatTemplate, Span
@@ -16,7 +16,7 @@ from job.records import ChatTemplateChoice
 
 
 class RowTokenizer:
-    """Renders and tokenizes examples as TRL's SFTTrainer does, a batch at a time.
+    """Renders and tokenizes examples as TRL's trainers do, a batch at a time.
 
     Attributes:
         chat_template: the chat template that renders conversations.
@@ -42,7 +42,7 @@ class RowTokenizer:
         """The text of *ids*, special tokens included."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
-    def __call__(self, examples: Sequence[tuple[str, Example]]) -> list[Tokens | BadData]:
+    def __call__(self, examples: Sequence[tuple[str, Answer]]) -> list[Tokens | BadData]:
         """Tokenize (where, example) pairs. In the place of a row that the chat template refuses, or whose assistant
         turns cannot be told apart, stands the problem.
 
