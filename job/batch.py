@@ -85,6 +85,8 @@ def _packing_objection(spec: JobSpec, facts: Facts, max_length: int, packs: int,
     wanted = spec.global_batch_size * mean / max_length
     if spec.packing is False:
         return "JOB_PACKING=false"
+    if spec.num_generations:
+        return "answers are drawn to each prompt"
     if facts.packing is not None and not facts.packing.isolated:
         return _unless_asked(spec, facts.packing.reason, "Set JOB_PACKING=false or leave it unset.")
     if packs % num_processes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from job.activations import Adapter, activations, is_masked
 from job.batch import Batch
-from job.compatibility import adapter_dtypes
+from job.compatibility import adapter_dtypes, settled_optim, works
 from job.facts.gpus import GpuSpeed, speed_of
 from job.memory import Setup, estimate
 from job.parameters import Parameters
@@ -66,11 +66,11 @@ def ways(case: Case) -> Iterator[Way]:
     sharded: Strategy = "zero3" if spec.strategy == "zero3" else "fsdp"
     for quantization in quantizations(spec):
         for strategy in strategies:
-            if spec.cpu_offload is not True and works(strategy, quantization):
+            if spec.cpu_offload is not True and _works(case, strategy, quantization):
                 yield Way(strategy, quantization)
     # A quantized base is whole on each GPU while it is loaded: where that fits, nothing need be offloaded.
     exact = quantizations(spec)[0]
-    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and works(sharded, exact):
+    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and _works(case, sharded, exact):
         yield Way(sharded, exact, cpu_offload=True)
 
 
@@ -81,9 +81,8 @@ def quantizations(spec: JobSpec) -> list[Quantization]:
     return ["none", "nf4"] if spec.quantization == "auto" else [spec.quantization]
 
 
-def works(strategy: Strategy, quantization: Quantization) -> bool:
-    """Whether upstream can combine the two."""
-    return bool(adapter_dtypes(strategy, quantization, "bf16"))
+def _works(case: Case, strategy: Strategy, quantization: Quantization) -> bool:
+    return works(strategy, quantization, settled_optim(case.spec.optim, strategy, quantization))
 
 
 def candidates(case: Case, way: Way) -> list[Candidate]:
@@ -119,7 +118,7 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         length=case.batch.longest,
         packing=case.batch.packing,
         masked=is_masked(case.facts.model.config, case.batch.longest, per_device > 1, case.batch.packing),
-        optim=case.spec.optim,
+        optim=settled_optim(case.spec.optim, way.strategy, way.quantization),
         dropout=case.spec.lora_dropout > 0,
     )
     smallest_gib = min(gpu.memory_gib for gpu in case.facts.hardware.gpus)

@@ -3,7 +3,11 @@
 import difflib
 from collections.abc import Iterable, Iterator
 
+from job.compatibility import OPTIMIZERS_OF
 from job.methods import METHODS, methods_with
+from job.optimizers import OPTIMIZERS
+from job.rewards import of_rewards
+from job.schedules import schedule_problem
 from job.settings import Settings
 from job.trl_names import CONFIG_FIELDS, LOSS_TYPES
 
@@ -13,7 +17,10 @@ def contradictions(spec: Settings) -> Iterator[str]:
     yield from _of_inputs(spec)
     yield from _of_method(spec)
     yield from _of_losses(spec)
+    if METHODS[spec.method].draws:
+        yield from of_rewards(spec)
     yield from _of_adapter(spec)
+    yield from _of_optimization(spec)
     yield from _of_evaluation(spec)
     yield from _of_running(spec)
 
@@ -28,8 +35,8 @@ def _of_inputs(spec: Settings) -> Iterator[str]:
 
 def _of_method(spec: Settings) -> Iterator[str]:
     method, name = METHODS[spec.method], spec.method
-    for setting in ("loss_type", "beta", "desirable_weight", "undesirable_weight"):
-        if getattr(spec, setting) not in (None, ()) and setting not in method.settings:
+    for setting in sorted(set().union(*(one.settings for one in METHODS.values()))):
+        if getattr(spec, setting) not in (None, (), {}) and setting not in method.settings:
             yield f"JOB_{setting.upper()} is not for JOB_METHOD={name}; {_and(methods_with(setting))} have it"
     if spec.format and spec.format not in method.formats:
         yield f"JOB_FORMAT={spec.format} is nothing that JOB_METHOD={name} learns from; it needs {_or(method.formats)}"
@@ -90,8 +97,24 @@ def _of_adapter(spec: Settings) -> Iterator[str]:
 def _of_evaluation(spec: Settings) -> Iterator[str]:
     if spec.eval_fraction and spec.eval_dataset_uri:
         yield "JOB_EVAL_FRACTION and JOB_EVAL_DATASET_URI are both set; keep one of them"
-    if spec.eval_steps and not (spec.eval_fraction or spec.eval_dataset_uri):
-        yield "JOB_EVAL_STEPS is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too"
+
+    if not _evaluates(spec):
+        for name in ("early_stopping_patience", "eval_steps"):
+            if getattr(spec, name):
+                yield f"JOB_{name.upper()} is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too"
+    if spec.early_stopping_threshold and not spec.early_stopping_patience:
+        yield "JOB_EARLY_STOPPING_THRESHOLD is set without JOB_EARLY_STOPPING_PATIENCE; set it too"
+
+
+def _evaluates(spec: Settings) -> bool:
+    return bool(spec.eval_fraction or spec.eval_dataset_uri)
+
+
+def _of_optimization(spec: Settings) -> Iterator[str]:
+    if problem := schedule_problem(spec.lr_scheduler_type, spec.lr_scheduler_kwargs):
+        yield f"JOB_LR_SCHEDULER_TYPE={spec.lr_scheduler_type} {problem}"
+    if spec.lr_scheduler_type == "reduce_lr_on_plateau" and not _evaluates(spec):
+        yield "JOB_LR_SCHEDULER_TYPE=reduce_lr_on_plateau goes by evaluations; set JOB_EVAL_FRACTION=0.05 too"
 
 
 def _of_running(spec: Settings) -> Iterator[str]:
@@ -101,6 +124,11 @@ def _of_running(spec: Settings) -> Iterator[str]:
         yield f"JOB_STRATEGY=single contradicts JOB_NUM_PROCESSES={spec.num_processes}; use ddp"
     if spec.cpu_offload is True and spec.strategy not in ("auto", "fsdp", "zero3"):
         yield f"JOB_CPU_OFFLOAD=true contradicts JOB_STRATEGY={spec.strategy}; use fsdp or zero3"
+    if spec.optim not in ("auto", *OPTIMIZERS_OF.get(spec.strategy, OPTIMIZERS)):
+        yield (
+            f"JOB_STRATEGY={spec.strategy} cannot run JOB_OPTIM={spec.optim}, whose states it cannot share; use "
+            f"{' or '.join(OPTIMIZERS_OF[spec.strategy])}"
+        )
     if spec.quantization == "int8" and spec.strategy == "fsdp":
         yield (
             "JOB_STRATEGY=fsdp cannot share a base with JOB_QUANTIZATION=int8, whose scales are lost on the way; "

@@ -1,12 +1,14 @@
 """What to give up when memory ran out all the same: half of the micro-batch, then stored activations, then the place of
 the frozen base. The global batch, and with it every optimizer step, stays what it was."""
 
-from job.candidates import works
+from job.compatibility import works
 from job.errors import OutOfMemory
 from job.records import Plan, Strategy
 
 # What can leave the base in the host's memory, in the place of each strategy; zero2 was asked for to keep it.
 _OFFLOADS: dict[Strategy, Strategy] = {"single": "fsdp", "ddp": "fsdp", "fsdp": "fsdp", "zero3": "zero3"}
+# The same optimizer for a strategy that can page no states.
+_UNPAGED = {"paged_adamw_32bit": "adamw_torch_fused"}
 
 
 def smaller_plan(plan: Plan, *, may_offload: bool) -> Plan | None:
@@ -16,8 +18,9 @@ def smaller_plan(plan: Plan, *, may_offload: bool) -> Plan | None:
     if not plan.gradient_checkpointing:
         return _given_up(plan, "gradient checkpointing on", gradient_checkpointing=True)
     strategy = _OFFLOADS.get(plan.strategy)
-    if may_offload and not plan.cpu_offload and strategy and works(strategy, plan.quantization):
-        return _given_up(plan, "base weights in the host's memory", strategy=strategy, cpu_offload=True)
+    optim = _UNPAGED.get(plan.optim, plan.optim)
+    if may_offload and not plan.cpu_offload and strategy and works(strategy, plan.quantization, optim):
+        return _given_up(plan, "base weights in the host's memory", strategy=strategy, optim=optim, cpu_offload=True)
     return None
 
 

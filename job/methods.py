@@ -32,9 +32,26 @@ class Method:
     def defaults(self, adapter: str) -> dict[str, Any]:
         """The settings that are left to the method, with *adapter*."""
         share = FULL_SHARE if adapter == "full" else 1
-        return {"learning_rate": self.learning_rate * share, **self.settings}
+        settings = {name: value for name, value in self.settings.items() if value is not None}
+        return {"learning_rate": self.learning_rate * share, **settings}
+
+    @property
+    def draws(self) -> bool:
+        """Whether the model learns from answers that it draws itself."""
+        return "num_generations" in self.settings
 
 
+# Of what a model answers itself; an answer that is there too is the one to compare with.
+_PROMPTS: tuple[Format, ...] = ("prompt-only", "prompt-completion", "messages", "sharegpt", "alpaca")
+_ANSWERS = {
+    "max_completion_length": 256,
+    "temperature": 1.0,
+    "rewards": None,
+    "reward_model": None,
+    "reward_pattern": None,
+    "reward_marker": None,
+    "reward_length": 500,
+}
 _PAIRS = "JOB_COLUMNS=prompt=question,chosen=better,rejected=worse"
 # By JOB_METHOD. Settings with the default None are there for the method, and off.
 METHODS: dict[str, Method] = {
@@ -44,7 +61,7 @@ METHODS: dict[str, Method] = {
         mapped="JOB_COLUMNS=prompt=question,completion=answer",
         learning_rate=2e-4,
         why="about ten times the full fine-tuning rate, as LoRA needs",
-        settings={"loss_type": ("nll",)},
+        settings={"loss_type": ("nll",), "neftune_noise_alpha": None},
     ),
     "dpo": Method(
         config="DPOConfig",
@@ -71,6 +88,22 @@ METHODS: dict[str, Method] = {
         why="upstream's; half of sft's, as the head begins at random",
         settings={},
         sequences=2,
+    ),
+    "rloo": Method(
+        config="RLOOConfig",
+        formats=_PROMPTS,
+        mapped="JOB_COLUMNS=prompt=question, or with the right answers JOB_COLUMNS=prompt=question,completion=answer",
+        learning_rate=1e-5,
+        why="ten times upstream's, which is for all weights; answers drawn from a faster policy soon teach it nothing",
+        settings={"beta": 0.05, "num_generations": 4, **_ANSWERS},
+    ),
+    "grpo": Method(
+        config="GRPOConfig",
+        formats=_PROMPTS,
+        mapped="JOB_COLUMNS=prompt=question, or with the right answers JOB_COLUMNS=prompt=question,completion=answer",
+        learning_rate=1e-5,
+        why="as rloo",
+        settings={"loss_type": ("dapo",), "beta": 0.0, "num_generations": 8, **_ANSWERS},
     ),
 }
 

@@ -39,6 +39,16 @@ class JobSpec(Settings):
         return bool(self.eval_fraction or self.eval_dataset_uri)
 
     @property
+    def tracking_id(self) -> str:
+        """What a tracker knows the run by: the same for all attempts at it."""
+        return hashlib.sha256(f"{self.output_uri[:1]}{self.fingerprint}".encode()).hexdigest()[:16]
+
+    @property
+    def tracking_name(self) -> str:
+        """What a tracker calls the run."""
+        return self.run_name or self.output_uri[0].rstrip("/").rpartition("/")[2]
+
+    @property
     def decisive(self) -> dict[str, Any]:
         """The settings that change the result."""
         fields = {name for name, info in type(self).model_fields.items() if info.json_schema_extra["changes_result"]}  # type: ignore[index]

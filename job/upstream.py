@@ -10,11 +10,15 @@ VARIABLE_FOR_TRAINER_ARG = {
         "gradient_checkpointing",
         "learning_rate",
         "logging_steps",
+        "lr_scheduler_kwargs",
         "loss_type",
         "lr_scheduler_type",
+        "max_completion_length",
         "max_grad_norm",
         "max_length",
         "max_steps",
+        "neftune_noise_alpha",
+        "num_generations",
         "num_train_epochs",
         "optim",
         "packing",
@@ -22,11 +26,13 @@ VARIABLE_FOR_TRAINER_ARG = {
         "save_steps",
         "save_total_limit",
         "seed",
+        "temperature",
         "undesirable_weight",
         "warmup_steps",
         "weight_decay",
     )
 } | {"gradient_accumulation_steps": "JOB_GLOBAL_BATCH_SIZE", "activation_checkpointing": "JOB_GRADIENT_CHECKPOINTING"}
+VARIABLE_FOR_TRAINER_ARG["reward_weights"] = "JOB_REWARDS"
 
 # Fields that the job sets itself because its promises rest on them: where files go, what is saved and when, precision
 # and topology (the plan's), what is logged and to whom, and how rows were prepared.
@@ -51,5 +57,16 @@ OWNED_TRAINER_ARGS = frozenset(
         # The reference is the base without the adapter: there is no second model to follow, and nothing is kept of it.
         "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps", "precompute_ref_log_probs",
         "precompute_ref_batch_size",
+        # Answers are drawn once for each step, so that a checkpoint between two steps holds all there is; and by
+        # transformers, from prompts that were rendered before.
+        "steps_per_generation", "generation_batch_size", "num_iterations", "num_generations_eval",
+        "chat_template_kwargs", "max_tool_calling_iterations", "log_completions", "log_completions_hub_repo",
+        "log_multimodal", "log_unique_prompts", "num_completions_to_print", "use_transformers_continuous_batching",
+        "transformers_continuous_batching_config", "use_transformers_paged", "use_vllm", "vllm_enable_sleep_mode",
+        "vllm_gpu_memory_utilization", "vllm_group_port", "vllm_importance_sampling_cap",
+        "vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min",
+        "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_max_model_length", "vllm_mode",
+        "vllm_model_impl", "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
+        "vllm_structured_outputs_regex", "vllm_tensor_parallel_size",
     }
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,8 @@ class SplitBatch:
     """Rows of one split, cut to max_length, without those that have nothing left to learn.
 
     *columns* hold the rows one after the other, *sizes* elements each; *lengths* are the tokens of the longest sequence
-    of each row. *contents* are 64 bits of each source row's content, once however often it is trained on.
+    of each row. *contents* are 64 bits of each source row's content, once however often it is trained on. *texts* stand
+    beside the tokens of each prompt.
     """
 
     columns: dict[str, NDArray[np.int32]]
@@ -46,6 +47,7 @@ class SplitBatch:
     truncated_tokens: int = 0
     dropped_rows: int = 0
     dropped_tokens: int = 0
+    texts: list[tuple[str | None, ...]] = field(default_factory=list)
 
     @property
     def good_rows(self) -> int:

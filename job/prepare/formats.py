@@ -116,6 +116,12 @@ def recognise(row: Row, reading: Reading) -> tuple[Format, str]:
             "completion; instruction, input and output; text; chosen and rejected.",
         )
     method = METHODS[reading.method]
+    if method.draws and format_ not in method.formats:
+        raise BadData(
+            f"{row.where}: the rows are of format {format_!r}, of which JOB_METHOD=rloo and grpo know no prompts.",
+            "Map a column: JOB_COLUMNS=prompt=question, or with the right answers "
+            "JOB_COLUMNS=prompt=question,completion=answer.",
+        )
     if format_ not in method.formats:
         others = [name for name, other in METHODS.items() if format_ in other.formats]
         raise BadData(
@@ -175,6 +181,20 @@ def to_answer(row: Row, format_: Format, reading: Reading) -> Answer:
             return _alpaca(row, reading)
         case _:
             return _text(row, reading)
+
+
+def read_prompt(row: Row, reading: Reading) -> Answer:
+    """The prompt of a row that has nothing else.
+
+    Raises:
+        BadData: it is neither a text nor a conversation.
+    """
+    column = reading.column("prompt")
+    prompt = row.fields.get(column)
+    if isinstance(prompt, list):
+        return Chat(messages_of(row, column, prompt), None, tools_of(row), template_kwargs(row))
+    text = filled(row, column, prompt)
+    return Text(text, text)
 
 
 def _conversation(row: Row, format_: Format, reading: Reading) -> Chat:

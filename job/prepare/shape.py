@@ -17,6 +17,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "dpo": ("prompt_ids", "chosen_ids", "rejected_ids"),
     "kto": ("prompt_ids", "completion_ids", "label"),
     "reward": ("chosen_ids", "rejected_ids"),
+    # Prompts, whose texts stand beside them (job/prepare/prompts.py).
+    "rloo": ("input_ids", "labels"),
+    "grpo": ("input_ids", "labels"),
 }
 FLAG = "label"
 

@@ -18,6 +18,7 @@ from job.prepare.gate import Gate, longer
 from job.prepare.json_rows import JsonLine
 from job.prepare.mix import Source, in_turns, recognise_sources
 from job.prepare.progress import Meter, Progress
+from job.prepare.prompts import COLUMNS, PromptWorker
 from job.prepare.read import Record, Row
 from job.prepare.tokenize import RowTokenizer
 from job.prepare.write import SplitWriter
@@ -44,9 +45,10 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
     meter = Meter((*task.train_files, *task.eval_files))
     progress = Progress(EventLog(out / PROGRESS), meter, task.row_limit)
     with contextlib.ExitStack() as stack:
-        crew = stack.enter_context(Crew[list[Candidate], Batch](RowWorker(task, reading, tokenizer), task.processes))
+        crew = stack.enter_context(Crew[list[Candidate], Batch](_worker(task, reading, tokenizer), task.processes))
+        texts = COLUMNS if task.prompts else ()
         train, held_out = (
-            stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing, task.method))
+            stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing, task.method, texts))
             for name in ("train", "eval")
         )
         for batch in crew.map(_chunks(_candidates(task, sources, meter))):
@@ -69,6 +71,12 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
 
 def make_reading(task: PrepareTask, tokenizer: RowTokenizer) -> Reading:
     return Reading(task.columns, task.format, task.response_template, tokenizer.has_chat_template, task.method)
+
+
+def _worker(task: PrepareTask, reading: Reading, tokenizer: RowTokenizer) -> RowWorker | PromptWorker:
+    if task.prompts:
+        return PromptWorker(task, task.prompts, reading, tokenizer)
+    return RowWorker(task, reading, tokenizer)
 
 
 def _evaluates(task: PrepareTask) -> bool:
@@ -125,7 +133,7 @@ def _judge(
     gate.judge_tokens(train, task)
     gate.judge_labels(train, task)
     # Other formats end with the end token that is appended, or with whatever follows the prompt.
-    if any(source.format in ("messages", "sharegpt") for source in sources):
+    if not task.prompts and any(source.format in ("messages", "sharegpt") for source in sources):
         gate.judge_turns(tokenizer.taught)
 
 

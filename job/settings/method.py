@@ -1,10 +1,8 @@
 """How the model is taught."""
 
-from typing import Literal
-
 from pydantic import BaseModel
 
-from job.kinds import LossTypes, TrainerArgs
+from job.kinds import LossTypes, MethodName, TrainerArgs
 from job.methods import told
 from job.settings.setting import setting
 
@@ -12,10 +10,11 @@ from job.settings.setting import setting
 class MethodSettings(BaseModel):
     """How the model is taught."""
 
-    method: Literal["sft", "dpo", "kto", "reward"] = setting(
+    method: MethodName = setting(
         "sft",
         doc="Training method: `sft` learns answers, `dpo` that one answer is better than another, `kto` that an answer "
-        "is good or bad, and `reward` trains a model that scores answers. docs/methods.md says which rows each needs.",
+        "is good or bad, `reward` trains a model that scores answers, and `rloo` and `grpo` have the model answer "
+        "itself and learn from rewards. docs/methods.md says which rows each needs.",
         why="supervised fine-tuning comes first",
     )
     loss_type: LossTypes = setting(
@@ -43,5 +42,5 @@ class MethodSettings(BaseModel):
     trainer_args: TrainerArgs = setting(
         {},
         doc="Any other field of the TRL configuration of the method (`SFTConfig`, `DPOConfig`, …), as JSON: "
-        '`{"neftune_noise_alpha": 5}`.',
+        '`{"adam_beta2": 0.95}`.',
     )

@@ -21,5 +21,6 @@ def sft_config(spec: JobSpec, plan: Plan, settings: dict[str, Any]) -> SFTConfig
         # Packing makes the collator padding-free; the rows themselves are packed already.
         "packing": plan.packing,
         "dataset_kwargs": {"skip_prepare_dataset": True},
+        "neftune_noise_alpha": spec.neftune_noise_alpha,
     }
     return SFTConfig(**own | settings)

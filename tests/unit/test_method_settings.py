@@ -17,7 +17,8 @@ def refusal(**settings: str) -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_brings_its_learning_rate_and_its_own_settings(method):
-    spec = load_spec(GOOD | {"JOB_METHOD": method})
+    rewards = {"JOB_REWARDS": "length"} if METHODS[method].draws else {}
+    spec = load_spec(GOOD | {"JOB_METHOD": method} | rewards)
 
     assert spec.learning_rate == METHODS[method].learning_rate
     assert spec.loss_type == METHODS[method].settings.get("loss_type", ())
@@ -62,7 +63,7 @@ def test_all_weights_take_a_tenth_of_the_rate_of_adapters():
         ({"JOB_METHOD": "dpo", "JOB_TRAINER_ARGS": '{"sync_ref_model": true}'}, "set by the job itself"),
         ({"JOB_METHOD": "reward", "JOB_TRAINER_ARGS": '{"beta": 1}'}, "set JOB_BETA"),
         ({"JOB_METHOD": "sft", "JOB_TRAINER_ARGS": '{"ld_alpha": 1}'}, "not a field of TRL's SFTConfig"),
-        ({"JOB_METHOD": "dop"}, "'sft', 'dpo', 'kto' or 'reward'"),
+        ({"JOB_METHOD": "dop"}, "'sft', 'dpo', 'kto', 'reward', 'rloo' or 'grpo'"),
     ],
 )
 def test_what_does_not_belong_to_the_method_is_refused(settings, reason):
