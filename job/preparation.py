@@ -52,6 +52,7 @@ def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop, template_time: date
     template that asks for the date gets *template_time*, or else the present."""
     datasets, model, held_out = shop.cache / "datasets", inputs.model, inputs.held_out
     return PrepareTask(
+        method=spec.method,
         train_files=data_files(inputs.train, spec.dataset_weights, datasets),
         eval_files=data_files([held_out], (), datasets) if held_out else (),
         tokenizer=model.localize(shop.cache / "models", weights=False),

@@ -4,8 +4,9 @@ from itertools import groupby, islice
 
 from job.errors import BadData
 from job.prepare.encode import IGNORED, Tokens
-from job.prepare.formats import Chat, to_example
+from job.prepare.formats import Chat, Example, Judged, Pair, answers
 from job.prepare.mix import in_turns, recognise_sources
+from job.prepare.preferences import to_example
 from job.prepare.progress import Meter
 from job.prepare.read import to_row
 from job.prepare.story import make_reading
@@ -28,17 +29,24 @@ def preview(task: PrepareTask) -> Preview:
         if isinstance(row, BadData):
             raise row
         example = to_example(row, source.format, reading)
-        conversations |= isinstance(example, Chat)
-        (tokens,) = tokenizer([(row.where, example)])
-        if isinstance(tokens, BadData):
-            raise tokens
-        rows.append(_row(row.where, tokens, task.max_length, tokenizer))
+        conversations |= isinstance(answers(example)[0], Chat)
+        for kind, tokens in zip(_kinds(example), tokenizer([(row.where, a) for a in answers(example)]), strict=True):
+            if isinstance(tokens, BadData):
+                raise tokens
+            rows.append(_row(row.where + kind, tokens, task.max_length, tokenizer))
     return Preview(
         format=sources[0].format,
         format_reason=sources[0].reason,
         chat_template=tokenizer.chat_template if task.chat_template or conversations else None,
         rows=tuple(rows),
     )
+
+
+def _kinds(example: Example) -> tuple[str, ...]:
+    """What to call each answer of *example*, after where it stands."""
+    if isinstance(example, Pair):
+        return ", chosen", ", rejected"
+    return (", good" if example.is_good else ", bad",) if isinstance(example, Judged) else ("",)
 
 
 def _row(where: str, tokens: Tokens, max_length: int, tokenizer: RowTokenizer) -> PreviewRow:

@@ -57,6 +57,7 @@ class PromptSettings(Record):
 class PrepareTask(Record):
     """What ``job.prepare`` is asked to do."""
 
+    method: str = "sft"  # that the rows are for
     train_files: tuple[DataFile, ...]
     eval_files: tuple[DataFile, ...] = ()
     tokenizer: Path
@@ -82,7 +83,7 @@ class SplitStats(Record):
 
     rows: int
     sequences: int  # what the trainer iterates over: rows, or packs
-    tokens: int
+    tokens: int  # that pass through the model: of a pair those of both sequences
     trained_tokens: int
     max_tokens: int
     lengths: tuple[int, ...]  # tokens of the shortest row, of those at each further 5 % by length, and of the longest
@@ -90,6 +91,7 @@ class SplitStats(Record):
     truncated_tokens: int  # cut off
     dropped_rows: int  # nothing left to learn after truncation
     dropped_tokens: int  # in dropped rows, after truncation
+    good_rows: int = 0  # of answers labelled as good, where rows have labels
 
 
 class Findings(Record):
