@@ -17,7 +17,7 @@ def smaller_plan(plan: Plan, *, may_offload: bool) -> Plan | None:
         return _with_smaller_micro_batch(plan)
     if not plan.gradient_checkpointing:
         return _given_up(plan, "gradient checkpointing on", gradient_checkpointing=True)
-    strategy = _OFFLOADS.get(plan.strategy)
+    strategy = _OFFLOADS.get(plan.strategy) if plan.num_generations == 1 else None  # fsdp draws no answers
     optim = _UNPAGED.get(plan.optim, plan.optim)
     if may_offload and not plan.cpu_offload and strategy and works(strategy, plan.quantization, optim):
         return _given_up(plan, "base weights in the host's memory", strategy=strategy, optim=optim, cpu_offload=True)
