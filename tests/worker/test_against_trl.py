@@ -67,6 +67,13 @@ def test_the_generated_names_are_those_of_the_installed_trl():
     assert text == upstream_module(text), "run make generate"
 
 
+def test_the_generated_fields_are_those_of_the_installed_peft():
+    from scripts.generate import peft_fields_module
+    from tests.tiny import ROOT
+
+    assert (ROOT / "job" / "peft_fields.py").read_text() == peft_fields_module(), "run make generate"
+
+
 def test_every_owned_or_renamed_trainer_argument_exists_upstream():
     from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
 
