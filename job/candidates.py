@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from job.activations import Adapter, activations, is_masked
+from job.adapters import KINDS
 from job.batch import Batch
-from job.compatibility import DRAWS_WITH, adapter_dtypes, settled_optim, works
+from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, settled_optim, works
 from job.facts.gpus import GpuSpeed, speed_of
 from job.memory import Setup, cache_per_token, estimate
 from job.parameters import Parameters
@@ -66,30 +67,17 @@ def ways(case: Case) -> Iterator[Way]:
     sharded: Strategy = "zero3" if spec.strategy == "zero3" else "fsdp"
     for quantization in quantizations(spec):
         for strategy in strategies:
-            if spec.cpu_offload is not True and _works(case, strategy, quantization):
+            if spec.cpu_offload is not True and works(spec, strategy, quantization):
                 yield Way(strategy, quantization)
     # A quantized base is whole on each GPU while it is loaded: where that fits, nothing need be offloaded.
     exact = quantizations(spec)[0]
-    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and _works(case, sharded, exact):
+    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and works(spec, sharded, exact):
         yield Way(sharded, exact, cpu_offload=True)
-
-
-def quantizations(spec: JobSpec) -> list[Quantization]:
-    """Those that *spec* leaves open, the most exact first."""
-    if spec.adapter == "qlora":
-        return ["nf4"]
-    return ["none", "nf4"] if spec.quantization == "auto" else [spec.quantization]
-
-
-def _works(case: Case, strategy: Strategy, quantization: Quantization) -> bool:
-    if case.spec.num_generations and strategy not in DRAWS_WITH:
-        return False
-    return works(strategy, quantization, settled_optim(case.spec.optim, strategy, quantization))
 
 
 def candidates(case: Case, way: Way) -> list[Candidate]:
     """*way* with every micro-batch that divides a process's share, each with activations kept and recomputed."""
-    asked = case.spec.gradient_checkpointing
+    asked = case.spec.gradient_checkpointing if can_checkpoint(case.spec) else False
     return [
         candidate(case, way, checkpointing, per_device)
         for checkpointing in ([False, True] if asked == "auto" else [asked])
@@ -113,7 +101,7 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         num_processes=case.num_processes,
         quantization=way.quantization,
         precision=case.precision,
-        adapter_dtype=adapter_dtype(way, case.precision),
+        adapter_dtype=adapter_dtype(case.spec, way, case.precision),
         cpu_offload=way.cpu_offload,
         gradient_checkpointing=checkpointing,
         per_device=per_device,
@@ -131,11 +119,13 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
     return Candidate(setup, memory, _tokens_per_s(case, setup))
 
 
-def adapter_dtype(way: Way, precision: Precision) -> Precision:
+def adapter_dtype(spec: JobSpec, way: Way, precision: Precision) -> Precision:
     """Upstream's habit, as far as it works: PEFT keeps an adapter in 32 bits beside a 16-bit base, and over a quantized
-    one TRL casts it to bf16."""
+    one TRL casts it to bf16. That suits what begins at zero; values near 1, as those of (IA)³, of DoRA's lengths and of
+    whole modules, are further apart in bf16 than a step moves them."""
     possible = adapter_dtypes(way.strategy, way.quantization, precision)
-    return "bf16" if way.quantization != "none" and "bf16" in possible else possible[0]
+    from_zero = "lora_r" in KINDS[spec.adapter].settings and not spec.use_dora and not spec.modules_to_save
+    return "bf16" if way.quantization != "none" and from_zero and "bf16" in possible else possible[0]
 
 
 def _activations(case: Case, setup: Setup) -> Activations:

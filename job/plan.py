@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from job.batch import settle_batch
-from job.candidates import Case, per_device_sizes, quantizations
+from job.candidates import Case, per_device_sizes
 from job.choice import Choice, choose
-from job.compatibility import settled_optim
+from job.compatibility import quantizations, settled_optim
 from job.errors import BadSpec, UnsuitableHost
 from job.forecast import forecast, how_fast
 from job.parameters import Parameters, count_parameters

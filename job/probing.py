@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from job.activations import knows
 from job.batch import effective_max_length
+from job.compatibility import can_pack
 from job.inspection import Inputs
 from job.preparation import Workshop, cache_key
 from job.processes import Child
@@ -51,7 +52,7 @@ def gather(
     spec: JobSpec, inputs: Inputs, model_folder: Path, find_rows: Callable[[], DatasetFacts], shop: Workshop
 ) -> Facts:
     """All facts; *model_folder* has the model's config.json, and *find_rows* is called while the probes run."""
-    packing = _packing_run(model_folder, shop) if spec.packing is not False else None
+    packing = _packing_run(model_folder, shop) if spec.packing is not False and can_pack(spec) else None
     dry_run = None if knows(inputs.model.facts.config) else _dry_run(spec, inputs.model.facts, model_folder, shop)
     return Facts(
         hardware=inputs.hardware,

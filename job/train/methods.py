@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import AutoTokenizer
 
+from job.adapters import peft_fields
 from job.records import AddedTokens, Plan, TrainTask
 from job.rundir import RunDir
 from job.spec import JobSpec
+from job.train.adapters import peft_config
 from job.train.model import load_base
 from job.train.settings import shared_settings
 from job.train.sft import SftTrainer, sft_config
-from job.train.targets import target_modules
 from job.train.trainer import AdapterTrainer
 from job.train.vocabulary import add_tokens, trainable_token_indices
 
@@ -40,14 +40,8 @@ def make_trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            task_type="CAUSAL_LM",
-            r=spec.lora_r,
-            lora_alpha=spec.lora_alpha,
-            lora_dropout=spec.lora_dropout,
-            target_modules=target_modules(model, spec.target_modules),
-            bias="none",
-            trainable_token_indices=trainable_token_indices(model, added, spec.target_modules, plan.strategy),
+        peft_config=peft_config(
+            spec.adapter, peft_fields(spec), model, trainable_token_indices(model, added, spec, plan)
         ),
         **own(args),
     )
