@@ -120,9 +120,8 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 # Of the shapes that `tests.plans` asks for: the job's defaults, in packs.
-DRY_RUN_TASK = DryRunTask(
-    model_path=Path("unused"), lora_r=16, lora_dropout=0, target_modules=("all-linear",), tokens=2048, masked=True
-)
+LORA = {"r": 16, "lora_dropout": 0.0, "target_modules": ["all-linear"]}
+DRY_RUN_TASK = DryRunTask(model_path=Path("unused"), adapter="lora", fields=LORA, tokens=2048, masked=True)
 
 
 def golden_path(name: str, folder: Path = GOLDEN) -> Path:

@@ -63,7 +63,7 @@ def test_modules_asked_for_by_name_are_taken_as_they_are(config):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_plan_counts_the_adapter_that_peft_makes(name):
-    counted = count_parameters(golden_facts(name), lora_r=16, target_modules=(ALL_LINEAR,)).adapter
+    counted = count_parameters(golden_facts(name), "lora", {"r": 16, "target_modules": [ALL_LINEAR]}).adapter
 
     assert counted == sum(trainable(adapted(MODELS[name][1])).values())
 
@@ -71,6 +71,6 @@ def test_the_plan_counts_the_adapter_that_peft_makes(name):
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), ("self_attn.o_proj",)])
 def test_the_plan_counts_the_adapter_of_modules_asked_for_by_name(targets):
     name = "Qwen/Qwen2.5-0.5B"
-    counted = count_parameters(golden_facts(name), lora_r=16, target_modules=targets).adapter
+    counted = count_parameters(golden_facts(name), "lora", {"r": 16, "target_modules": list(targets)}).adapter
 
     assert counted == sum(trainable(adapted(MODELS[name][1], *targets)).values()) > 0
