@@ -17,7 +17,7 @@ _EXPERT = re.compile(r"\.experts\.")
 _NORM = re.compile(r"norm|ln_|layernorm", re.IGNORECASE)
 _OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 # Architectures that store weights as inputs × outputs (transformers' Conv1D).
-_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")
+TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,22 @@ def count_parameters(model: ModelFacts, adapter: str, fields: Mapping[str, Any])
         hidden=_hidden(model),
         attention_width=_attention_width(model),
         linear_inputs=_layers(model) * (2 * _hidden(model) + _attention_width(model) + _intermediate(model)),
-        adapter=_adapter(model, adapter, fields, targetable=[*linear, *outside], is_mixture=bool(experts)),
+        adapter=_adapter(model, adapter, fields, targetable=[*linear, *outside]),
     )
 
 
 def targeted_modules(model: ModelFacts, target_modules: Sequence[str]) -> list[TensorGroup]:
     """The weights beside which *target_modules* put an adapter."""
     linear = [group for group in model.tensors if _is_linear(group)]
-    is_mixture = any(_is_expert(group) for group in model.tensors)
-    return [group for group in linear if _is_targeted(group, target_modules, is_mixture)]
+    return [group for group in linear if _is_targeted(group, target_modules, is_mixture(model))]
 
 
-def _adapter(
-    model: ModelFacts, adapter: str, fields: Mapping[str, Any], targetable: list[TensorGroup], is_mixture: bool
-) -> int:
+def is_mixture(model: ModelFacts) -> bool:
+    """Whether it has experts."""
+    return any(_is_expert(group) for group in model.tensors)
+
+
+def _adapter(model: ModelFacts, adapter: str, fields: Mapping[str, Any], targetable: list[TensorGroup]) -> int:
     """Virtual tokens; or what stands in the targeted modules, and the modules that are trained whole."""
     if adapter == "prompt":
         return int(fields["num_virtual_tokens"] * _hidden(model))
@@ -89,15 +91,16 @@ def _adapter(
         return int(fields["num_virtual_tokens"] * _layers(model) * 2 * _key_width(model))
     targets = fields["target_modules"]
     matrices = [group for group in targetable if len(group.shape) == 2 and group.name.endswith(".weight")]
+    mixture = is_mixture(model)
     if targets == ["all-linear"]:
         matrices = [group for group in matrices if _BLOCK.search(group.name)]
-    modules = [_module(model, group) for group in matrices if _is_targeted(group, targets, is_mixture)]
+    modules = [_module(model, group) for group in matrices if _is_targeted(group, targets, mixture)]
     inside = in_modules(adapter, fields, modules, feedforward_modules(model.model_type, fields))
     return inside + sum(_whole(model, name) for name in fields.get("modules_to_save") or ())
 
 
 def _module(model: ModelFacts, group: TensorGroup) -> Module:
-    outputs, inputs = reversed(group.shape) if model.model_type in _TRANSPOSED else group.shape
+    outputs, inputs = reversed(group.shape) if model.model_type in TRANSPOSED else group.shape
     return Module(group.name.removesuffix(".weight"), inputs, outputs, group.count)
 
 
@@ -106,8 +109,7 @@ def _whole(model: ModelFacts, name: str) -> int:
     dotted = re.escape(re.sub(r"\d+", "*", name))
     inside = re.compile(rf"(?:^|\.){dotted}\.")
     found = sum(group.numel for group in model.tensors if inside.search(group.name))
-    tied = max((g.numel for g in model.tensors if not _BLOCK.search(g.name)), default=0)
-    return found or (tied if f"{name}.weight" in _OUTPUT_HEADS else 0)
+    return found or (_hidden(model) * _vocabulary(model) if f"{name}.weight" in _OUTPUT_HEADS else 0)
 
 
 def _layers(model: ModelFacts) -> int:
@@ -134,11 +136,11 @@ def _is_router(group: TensorGroup) -> bool:
     return group.name.endswith((".gate.weight", ".router.weight"))
 
 
-def _is_targeted(group: TensorGroup, target_modules: Sequence[str], is_mixture: bool) -> bool:
+def _is_targeted(group: TensorGroup, target_modules: Sequence[str], mixture: bool) -> bool:
     """Of a mixture ``all-linear`` is attention alone (job/train/targets.py)."""
     module = group.name.removesuffix(".weight")
     if list(target_modules) == ["all-linear"]:
-        return not is_mixture or "att" in module
+        return not mixture or "att" in module
     names = (re.sub(r"\d+", "*", target) for target in target_modules)
     return any(f".{module}".endswith(f".{name}") for name in names)
 
@@ -150,6 +152,10 @@ def _hidden(model: ModelFacts) -> int:
 def _attention_width(model: ModelFacts) -> int:
     heads, head_dim = model.config.get("num_attention_heads"), model.config.get("head_dim")
     return int(heads * head_dim) if heads and head_dim else _hidden(model)
+
+
+def _vocabulary(model: ModelFacts) -> int:
+    return int(model.config.get("vocab_size") or 0)
 
 
 def _key_width(model: ModelFacts) -> int:

@@ -99,7 +99,8 @@ def _in_company(runs: list[Run], folder: Path) -> None:
     for run in runs:
         run.write()
     first = runs[0]
-    replace(first, root=folder, module="tests.worker.several").attempt()
+    ended = replace(first, root=folder, module="tests.worker.several").attempt()
+    (folder / "company.log").write_text(ended.stdout)
 
 
 def _judge(combination: Combination, found: Trained, expected: Trained) -> str:
