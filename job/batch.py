@@ -88,6 +88,8 @@ def _packing_objection(spec: JobSpec, facts: Facts, max_length: int, packs: int,
     wanted = spec.global_batch_size * mean / max_length
     if spec.packing is False:
         return "JOB_PACKING=false"
+    if spec.num_generations:
+        return "answers are drawn to each prompt"
     if not can_pack(spec):
         return f"the virtual tokens of JOB_ADAPTER={spec.adapter} would stand before the first row of a pack alone"
     if facts.packing is not None and not facts.packing.isolated:

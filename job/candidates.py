@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from job.activations import Adapter, activations, formula_holds, is_masked
 from job.adapters import KINDS
 from job.batch import Batch
-from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, works
+from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, settled_optim, works
 from job.facts.gpus import GpuSpeed, speed_of
 from job.memory import Setup, estimate
 from job.parameters import Parameters
@@ -108,7 +108,7 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         length=case.batch.longest,
         packing=case.batch.packing,
         masked=is_masked(case.facts.model.config, case.batch.longest, per_device > 1, case.batch.packing),
-        optim=case.spec.optim,
+        optim=settled_optim(case.spec.optim, way.strategy, way.quantization),
         dropout=case.spec.lora_dropout > 0,
     )
     smallest_gib = min(gpu.memory_gib for gpu in case.facts.hardware.gpus)

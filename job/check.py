@@ -19,6 +19,7 @@ from job.probing import gather
 from job.processes import StopRequest, Task
 from job.records import Gpu, Prepared, PrepareTask
 from job.spec import JobSpec
+from job.tracking import check_trackers
 
 
 def run_check(
@@ -29,6 +30,7 @@ def run_check(
     Raises:
         JobError: what would end the run.
     """
+    check_trackers(spec, env)
     here = find_inputs(spec, env, stop, needs_host=False)
     # GPUs that are not here have neither a driver nor neighbours that could be looked at.
     disks = check_machine(spec, here if gpus is None else _with_gpus(here, ()), env, stop)

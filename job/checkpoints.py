@@ -10,6 +10,7 @@ from job.records import Layout, Plan
 from job.rundir import read_record
 
 LAYOUT = "layout.json"  # a checkpoint's last file
+BEST = "best.safetensors"  # the adapter that evaluated best, where it is not the checkpoint's own
 _NAME = re.compile(r"checkpoint-(\d+)")  # the Trainer's; the number is the step
 
 
@@ -56,6 +57,8 @@ def _needed(layout: Layout) -> list[str]:
     common = ["trainer_state.json", "scheduler.pt", *_random_states(layout.num_processes)]
     if layout.precision == "fp16" and layout.strategy not in ("zero2", "zero3"):  # whose engine holds its own scale
         common.append("scaler.pt")
+    if layout.best_step not in (None, layout.step):
+        common.append(BEST)
     match layout.strategy:
         case "fsdp":
             return [*common, "optimizer.bin", "pytorch_model_fsdp.bin"]

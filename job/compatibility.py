@@ -5,10 +5,15 @@ tests.worker.works`` tries all combinations, and a test holds its results equal 
 """
 
 from job.adapters import KINDS, changes_base
+from job.optimizers import OPTIMIZERS
 from job.records import Precision, Quantization, Strategy
 from job.settings import Settings
 
 EVERY: tuple[Strategy, ...] = ("single", "ddp", "fsdp", "zero2", "zero3", "cpu")
+
+# With these a model draws answers as one that is whole in each process: sharded, the base would come together for every
+# token, and DeepSpeed's engine steps its optimizer by its own count of passes.
+DRAWS_WITH: tuple[Strategy, ...] = ("single", "ddp", "cpu")
 
 
 def adapter_dtypes(strategy: Strategy, quantization: Quantization, precision: Precision) -> tuple[Precision, ...]:
@@ -22,6 +27,19 @@ def adapter_dtypes(strategy: Strategy, quantization: Quantization, precision: Pr
     return ("fp32",)  # fp16: gradients of another dtype cannot be unscaled; fsdp: accelerate casts it to float32
 
 
+# By strategy, where not all work. Under FSDP accelerate puts parameters of its own, spread over the processes, in the
+# place of those that the optimizer was made with: Adafactor and bitsandbytes do not know such tensors, Adagrad has its
+# states already, and of SGD, which has none, no checkpoint can be written.
+OPTIMIZERS_OF: dict[str, tuple[str, ...]] = {"fsdp": ("adamw_torch_fused", "adamw_torch", "rmsprop")}
+
+
+def settled_optim(asked: str, strategy: Strategy, quantization: Quantization) -> str:
+    """The optimizer that *asked*, which may be ``auto``, stands for."""
+    if asked != "auto":
+        return asked
+    return "paged_adamw_32bit" if quantization == "nf4" and strategy in ("single", "ddp") else "adamw_torch_fused"
+
+
 def quantizations(spec: Settings) -> list[Quantization]:
     """Those that *spec* leaves open, the most exact first."""
     if spec.adapter == "qlora":
@@ -31,7 +49,9 @@ def quantizations(spec: Settings) -> list[Quantization]:
 
 def works(spec: Settings, strategy: Strategy, quantization: Quantization) -> bool:
     """Whether upstream can combine these with what *spec* trains."""
-    return bool(adapter_dtypes(strategy, quantization, "bf16")) and objection(spec, strategy, quantization) is None
+    optim = settled_optim(spec.optim, strategy, quantization)
+    shares = bool(adapter_dtypes(strategy, quantization, "bf16")) and optim in OPTIMIZERS_OF.get(strategy, OPTIMIZERS)
+    return shares and objection(spec, strategy, quantization) is None
 
 
 def objection(spec: Settings, strategy: Strategy, quantization: Quantization) -> str | None:

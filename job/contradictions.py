@@ -1,17 +1,28 @@
 """Settings that are valid one by one, and cannot be meant together."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 from job.adapters import KINDS, SPECIAL, changes_base, have
-from job.compatibility import EVERY, can_checkpoint, can_pack, objection, quantizations
+from job.compatibility import EVERY, OPTIMIZERS_OF, can_checkpoint, can_pack, objection, quantizations
+from job.methods import METHODS, methods_with
+from job.optimizers import OPTIMIZERS
 from job.peft_args import problems_of
+from job.rewards import of_rewards
+from job.schedules import schedule_problem
 from job.settings import Settings
+from job.trl_names import CONFIG_FIELDS, LOSS_TYPES
 
 
 def contradictions(spec: Settings) -> Iterator[str]:
     """Every one in *spec*, as a sentence without its full stop that names the settings and the next thing to try."""
     yield from _of_inputs(spec)
+    yield from _of_method(spec)
+    yield from _of_losses(spec)
+    if METHODS[spec.method].draws:
+        yield from of_rewards(spec)
     yield from _of_adapter(spec)
+    yield from _of_optimization(spec)
     yield from _of_evaluation(spec)
     yield from _of_running(spec)
 
@@ -22,6 +33,62 @@ def _of_inputs(spec: Settings) -> Iterator[str]:
             f"JOB_DATASET_WEIGHTS has {len(spec.dataset_weights)} numbers for the {len(spec.dataset_uri)} sources "
             "of JOB_DATASET_URI; give one for each"
         )
+
+
+def _of_method(spec: Settings) -> Iterator[str]:
+    method, name = METHODS[spec.method], spec.method
+    for setting in sorted(set().union(*(one.settings for one in METHODS.values()))):
+        if getattr(spec, setting) not in (None, (), {}) and setting not in method.settings:
+            yield f"JOB_{setting.upper()} is not for JOB_METHOD={name}; {_and(methods_with(setting))} have it"
+    if spec.format and spec.format not in method.formats:
+        yield f"JOB_FORMAT={spec.format} is nothing that JOB_METHOD={name} learns from; it needs {_or(method.formats)}"
+    if name != "sft":
+        if spec.packing is True:
+            yield f"JOB_PACKING=true is not for JOB_METHOD={name}, whose answers stand alone; leave it unset"
+        if spec.response_template:
+            yield f"JOB_RESPONSE_TEMPLATE is for rows of text, which JOB_METHOD={name} does not learn from; unset it"
+        if spec.lora_dropout and spec.trainer_args.get("disable_dropout", True):
+            yield (
+                f"JOB_LORA_DROPOUT={spec.lora_dropout:g} is turned off by TRL with JOB_METHOD={name}; leave it unset, "
+                'or set JOB_TRAINER_ARGS={"disable_dropout": false}'
+            )
+    for field in spec.trainer_args:
+        if field not in CONFIG_FIELDS[name]:
+            close = difflib.get_close_matches(field, CONFIG_FIELDS[name], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "remove it"
+            yield f"JOB_TRAINER_ARGS: {field!r} is not a field of TRL's {method.config}; {hint}"
+
+
+def _of_losses(spec: Settings) -> Iterator[str]:
+    """Of names that TRL knows, and what it raises only when the model is loaded."""
+    known = LOSS_TYPES.get(spec.method, ())
+    for loss_type in spec.loss_type if known else ():
+        if loss_type not in known:
+            close = difflib.get_close_matches(loss_type, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"use {_or(known)}"
+            yield f"JOB_LOSS_TYPE={loss_type} is not a loss of TRL's {METHODS[spec.method].config}; {hint}"
+    if len(spec.loss_type) > 1 and spec.method != "dpo":
+        yield f"JOB_LOSS_TYPE={','.join(spec.loss_type)}: JOB_METHOD={spec.method} has one loss; name one"
+    if spec.method != "dpo":
+        return
+    args = spec.trainer_args
+    weights = args.get("loss_weights")
+    if weights is not None and len(weights) != len(spec.loss_type):
+        yield f'JOB_TRAINER_ARGS: "loss_weights" has {len(weights)} numbers for {len(spec.loss_type)} of JOB_LOSS_TYPE'
+    if "exo_pair" in spec.loss_type and not args.get("label_smoothing"):
+        yield 'JOB_LOSS_TYPE=exo_pair needs JOB_TRAINER_ARGS={"label_smoothing": 0.001}'
+    if args.get("use_weighting") and {"aot", "aot_unpaired"} & set(spec.loss_type):
+        yield 'JOB_LOSS_TYPE=aot sorts rows, which contradicts "use_weighting" in JOB_TRAINER_ARGS; remove one'
+    if spec.beta == 0:
+        yield "JOB_BETA=0 leaves nothing to learn from pairs; set it above 0, such as 0.1"
+
+
+def _and(names: Iterable[str]) -> str:
+    return " and ".join(names)
+
+
+def _or(names: Iterable[str]) -> str:
+    return " or ".join(names)
 
 
 def _of_adapter(spec: Settings) -> Iterator[str]:
@@ -91,8 +158,24 @@ def _of_modules(spec: Settings) -> Iterator[str]:
 def _of_evaluation(spec: Settings) -> Iterator[str]:
     if spec.eval_fraction and spec.eval_dataset_uri:
         yield "JOB_EVAL_FRACTION and JOB_EVAL_DATASET_URI are both set; keep one of them"
-    if spec.eval_steps and not (spec.eval_fraction or spec.eval_dataset_uri):
-        yield "JOB_EVAL_STEPS is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too"
+
+    if not _evaluates(spec):
+        for name in ("early_stopping_patience", "eval_steps"):
+            if getattr(spec, name):
+                yield f"JOB_{name.upper()} is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too"
+    if spec.early_stopping_threshold and not spec.early_stopping_patience:
+        yield "JOB_EARLY_STOPPING_THRESHOLD is set without JOB_EARLY_STOPPING_PATIENCE; set it too"
+
+
+def _evaluates(spec: Settings) -> bool:
+    return bool(spec.eval_fraction or spec.eval_dataset_uri)
+
+
+def _of_optimization(spec: Settings) -> Iterator[str]:
+    if problem := schedule_problem(spec.lr_scheduler_type, spec.lr_scheduler_kwargs):
+        yield f"JOB_LR_SCHEDULER_TYPE={spec.lr_scheduler_type} {problem}"
+    if spec.lr_scheduler_type == "reduce_lr_on_plateau" and not _evaluates(spec):
+        yield "JOB_LR_SCHEDULER_TYPE=reduce_lr_on_plateau goes by evaluations; set JOB_EVAL_FRACTION=0.05 too"
 
 
 def _of_running(spec: Settings) -> Iterator[str]:
@@ -102,6 +185,11 @@ def _of_running(spec: Settings) -> Iterator[str]:
         yield f"JOB_STRATEGY=single contradicts JOB_NUM_PROCESSES={spec.num_processes}; use ddp"
     if spec.cpu_offload is True and spec.strategy not in ("auto", "fsdp", "zero3"):
         yield f"JOB_CPU_OFFLOAD=true contradicts JOB_STRATEGY={spec.strategy}; use fsdp or zero3"
+    if spec.optim not in ("auto", *OPTIMIZERS_OF.get(spec.strategy, OPTIMIZERS)):
+        yield (
+            f"JOB_STRATEGY={spec.strategy} cannot run JOB_OPTIM={spec.optim}, whose states it cannot share; use "
+            f"{' or '.join(OPTIMIZERS_OF[spec.strategy])}"
+        )
     if spec.quantization == "int8" and spec.strategy == "fsdp":
         yield (
             "JOB_STRATEGY=fsdp cannot share a base with JOB_QUANTIZATION=int8, whose scales are lost on the way; "

@@ -1,7 +1,8 @@
 """From ``JOB_*`` variables to a `JobSpec`: the grammar of values, and every problem reported at once.
 
 Empty means unset. Lists are split by commas (a comma inside a URI is ``%2C``), maps are ``a=b,c=d``, booleans are
-true, false, 1 or 0, and ``JOB_TRAINER_ARGS`` and ``JOB_PEFT_ARGS`` are JSON.
+true, false, 1 or 0, and what is called ``…_ARGS`` or ``…_KWARGS`` is JSON. A reward without a weight
+(``JOB_REWARDS=regex``) has 1.
 """
 
 import difflib
@@ -22,7 +23,7 @@ PREFIX = "JOB_"
 SPEC_URI = "JOB_SPEC_URI"
 # Kubernetes (indexed Jobs, service links) and batch platforms set these on their own.
 PLATFORM_NAME = re.compile(r"JOB_(COMPLETION_INDEX|ID|NAME|.*_PORT(_.*)?|.*_SERVICE_HOST)")
-_JSON_FIELDS = {"trainer_args", "peft_args"}
+_JSON_FIELDS = {"trainer_args", "peft_args", "lr_scheduler_kwargs"}
 
 
 def variable(field: str) -> str:
@@ -91,7 +92,7 @@ def _parse(field: str, text: str) -> Any:
     if bool in kinds and text != "auto":
         raise ValueError("expected true, false, 1 or 0" + (" or auto" if len(kinds) > 1 else ""))
     if dict in kinds:
-        return dict(_pair(item) for item in text.split(","))
+        return dict(_pair(item, lone="1" if field == "rewards" else None) for item in text.split(","))
     if tuple in kinds:
         return tuple(item.strip().replace("%2C", ",") for item in text.split(",") if item.strip())
     return text
@@ -103,12 +104,15 @@ def _parse_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error.msg} at character {error.pos})") from error
     if not isinstance(value, dict):
-        raise ValueError('expected a JSON object such as {"neftune_noise_alpha": 5}')
+        raise ValueError('expected a JSON object such as {"adam_beta2": 0.95}')
     return value
 
 
-def _pair(item: str) -> tuple[str, str]:
+def _pair(item: str, lone: str | None = None) -> tuple[str, str]:
+    """A name and its value, *lone* for a name without one."""
     key, equals, value = item.partition("=")
+    if lone and key.strip() and not equals:
+        return key.strip(), lone
     if not equals or not key.strip() or not value.strip():
         raise ValueError(f"{item!r} is not of the form name=column (prompt=question,completion=answer)")
     return key.strip(), value.strip()

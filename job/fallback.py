@@ -1,7 +1,7 @@
 """What to give up when memory ran out all the same: half of the micro-batch, then stored activations, then the place of
 the frozen base. The global batch, and with it every optimizer step, stays what it was."""
 
-from job.compatibility import can_checkpoint, works
+from job.compatibility import can_checkpoint, settled_optim, works
 from job.errors import OutOfMemory
 from job.records import Plan, Strategy
 from job.spec import JobSpec
@@ -19,7 +19,8 @@ def smaller_plan(plan: Plan, spec: JobSpec) -> Plan | None:
     strategy = _OFFLOADS.get(plan.strategy)
     may_offload = spec.cpu_offload is not False and not plan.cpu_offload
     if may_offload and strategy and works(spec, strategy, plan.quantization):
-        return _given_up(plan, "base weights in the host's memory", strategy=strategy, cpu_offload=True)
+        optim = settled_optim(spec.optim, strategy, plan.quantization)
+        return _given_up(plan, "base weights in the host's memory", strategy=strategy, optim=optim, cpu_offload=True)
     return None
 
 

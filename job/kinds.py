@@ -6,13 +6,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from job.chat_template import BUILT_IN
-from job.upstream import OWNED_TRAINER_ARGS, SFT_CONFIG_FIELDS, VARIABLE_FOR_TRAINER_ARG
+from job.optimizers import OPTIMIZERS
+from job.upstream import OWNED_TRAINER_ARGS, VARIABLE_FOR_TRAINER_ARG
 from job.uri import HubUri, parse_uri
 
 Auto = Literal["auto"]
 Scheduler = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
-]
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "reduce_lr_on_plateau",
+]  # fmt: skip
+Tracker = Literal["wandb", "tensorboard", "mlflow"]
 Weight = Annotated[float, Field(gt=0, le=100)]
 Column = Literal[
     "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text", "chosen", "rejected",
@@ -69,15 +72,31 @@ def _output_uris(uris: tuple[str, ...]) -> tuple[str, ...]:
     return uris
 
 
+def _optim(name: str) -> str:
+    if name != "auto" and name not in OPTIMIZERS:
+        raise ValueError(f"it is not one of {', '.join(['auto', *OPTIMIZERS])}; others need packages that are not here")
+    return name
+
+
 def _trainer_args(args: dict[str, Any]) -> dict[str, Any]:
     for name in args:
         if name in VARIABLE_FOR_TRAINER_ARG:
             raise ValueError(f"{name!r} has a variable of its own; set {VARIABLE_FOR_TRAINER_ARG[name]}")
         if name in OWNED_TRAINER_ARGS:
             raise ValueError(f"{name!r} is set by the job itself and cannot be passed through")
-        if name not in SFT_CONFIG_FIELDS:
-            raise ValueError(f"{name!r} is not a field of TRL's SFTConfig")
     return args
+
+
+def _method(name: Any) -> Any:
+    if name == "ppo":
+        raise ValueError(
+            "TRL has no PPO trainer any more; train a reward model with JOB_METHOD=reward, then the model with "
+            "JOB_METHOD=rloo and that JOB_REWARD_MODEL (docs/methods.md shows both steps)"
+        )
+    return name
+
+
+MethodName = Annotated[Literal["sft", "dpo", "kto", "reward", "rloo", "grpo"], BeforeValidator(_method)]
 
 
 def _as_written(value: Any) -> Any:
@@ -94,9 +113,12 @@ def _init_lora_weights(text: str) -> str:
 
 ModelUri = Annotated[str, AfterValidator(_model_uri)]
 DatasetUri = Annotated[str, AfterValidator(_dataset_uri)]
+LossTypes = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 DatasetUris = Annotated[tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(_dataset_uris)]
 OutputUris = Annotated[tuple[str, ...], AfterValidator(_output_uris)]
 ChatTemplate = Annotated[str, AfterValidator(_chat_template)]
+JsonObject = dict[str, Any]
+Optim = Annotated[str, AfterValidator(_optim)]
 InitLoraWeights = Annotated[str, BeforeValidator(_as_written), AfterValidator(_init_lora_weights)]
 PeftArgs = dict[str, Any]  # which fields there are depends on the adapter (job/peft_args.py)
 TrainerArgs = Annotated[dict[str, Any], AfterValidator(_trainer_args)]

@@ -25,6 +25,7 @@ from job.report.write import reported_curve, write_reports
 from job.resume import bring_back, forget_all, same_work
 from job.run import Run
 from job.rundir import write_json
+from job.tracking import tracked
 
 PARTIAL = "partial"
 
@@ -54,7 +55,7 @@ def make_result(
         durable = checkpoint.result(run.stop)
         _settle(run, output, attempt, before, run.wait(lambda: decide(plan, inputs, rows, prepared)), durable)
         train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
-    with run.timed("train"):
+    with run.timed("train"), tracked(run):
         plan, result, error = train_durably(run, plan, train_task, output, attempt, durable, deadline)
     revisions = tuple(source.revision for source in inputs.train)
     made = Made(run.spec, revisions, facts, plan, prepared, result, run.phases_s, _attempts(run, inputs, attempt))

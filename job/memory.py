@@ -6,6 +6,7 @@ GPU run has not confirmed yet is said where it stands.
 
 from dataclasses import dataclass
 
+from job.optimizers import OPTIMIZERS
 from job.parameters import Parameters
 from job.records import Activations, MemoryEstimate, MemoryItem, Precision, Quantization, Strategy
 
@@ -18,8 +19,6 @@ BYTES: dict[Precision, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # LLM.int8(): 8 bits, and a 32-bit scale per output row, which adds less than a thousandth.
 INT8_BYTES = 1.0
-# States of the optimizer per trained parameter, in the parameter's own dtype: AdamW keeps two moments.
-OPTIMIZER_STATES = {"adamw_torch_fused": 2, "adamw_torch": 2, "adafactor": 0.01, "sgd": 0}
 # TRL's fused head scores this many tokens against this much of the vocabulary at a time, and holds the tile for all of
 # it however small the vocabulary (trl 1.16:
 # kernels/chunked_logprob.py TOKEN_CHUNK_SIZE, trainer/utils.py _CHUNKED_LOGPROB_CHUNK_SIZE).
@@ -143,13 +142,16 @@ def _gathered(parameters: Parameters, setup: Setup) -> MemoryItem:
 
 def _adapter(parameters: Parameters, setup: Setup) -> list[MemoryItem]:
     """Parameters, gradients, DDP's buckets (a second copy of the gradients) and the optimizer's states."""
-    size, states = BYTES[setup.adapter_dtype], OPTIMIZER_STATES[setup.optim]
+    size, optimizer = BYTES[setup.adapter_dtype], OPTIMIZERS[setup.optim]
     held = setup.num_processes if setup.shards_base else 1
     updated = setup.num_processes if setup.shards_base or setup.strategy == "zero2" else 1
     gradients = size * (2 if setup.strategy == "ddp" else 1)
+    copies = 0
     if setup.strategy in ("zero2", "zero3"):
         # DeepSpeed's optimizer trains a 32-bit copy, from 32-bit gradients (runtime/zero/stage_1_and_2.py, stage3.py).
-        size, states = BYTES["fp32"], states + 2
+        size, copies = BYTES["fp32"], 2
+    states = 0.0 if optimizer.paged else optimizer.states * (optimizer.state_bytes or size)
+    kept = states + copies * size
     # Autocast keeps the 16-bit copy of a 32-bit weight until the step is over (torch.clear_autocast_cache).
     cast = BYTES["bf16"] if setup.autocasts else 0
     return [
@@ -158,7 +160,7 @@ def _adapter(parameters: Parameters, setup: Setup) -> list[MemoryItem]:
             gib=parameters.adapter * (BYTES[setup.adapter_dtype] / held + gradients / updated + cast) / GIB,
             why=f"{parameters.adapter / 1e6:.1f}M parameters in {setup.adapter_dtype}",
         ),
-        MemoryItem(name="optimizer", gib=parameters.adapter * size * states / updated / GIB, why=setup.optim),
+        MemoryItem(name="optimizer", gib=parameters.adapter * kept / updated / GIB, why=setup.optim),
     ]
 
 

@@ -10,11 +10,11 @@ from job.adapters import peft_fields
 from job.batch import settle_batch
 from job.candidates import Case, per_device_sizes
 from job.choice import Choice, choose
-from job.compatibility import quantizations
+from job.compatibility import quantizations, settled_optim
 from job.errors import BadSpec, UnsuitableHost
 from job.forecast import forecast, how_fast
 from job.parameters import Parameters, count_parameters
-from job.reasons import why_checkpointing, why_memory, why_quantization, why_strategy
+from job.reasons import why_checkpointing, why_memory, why_optim, why_quantization, why_strategy
 from job.records import Decided, Facts, HardwareFacts, Plan, Precision
 from job.remedy import nothing_fits
 from job.spec import JobSpec
@@ -128,10 +128,13 @@ def _cpu_plan(case: Case, decided: Decided | None, reasons: dict[str, str]) -> P
     why = "as set" if quantization != "none" else "no GPU memory to save"
     reasons["quantization"] = f"{quantization}, as an earlier attempt decided" if decided else f"{quantization}: {why}"
     reasons["gradient_checkpointing"] = "as set" if checkpointing else "off: no GPU memory to save"
+    optim = settled_optim(spec.optim, "cpu", quantization)
+    reasons["optim"] = why_optim(spec.optim, optim)
     return Plan(
         strategy="ddp" if many else "cpu",
         use_gpu=False,
         quantization=quantization,
+        optim=optim,
         adapter_dtype="fp32",
         gradient_checkpointing=checkpointing,
         **_batch(case, per_device_sizes(case)[-1], reasons),
@@ -144,11 +147,13 @@ def _gpu_plan(case: Case, choice: Choice, decided: Decided | None, reasons: dict
     reasons["strategy"] = why_strategy(case, choice)
     reasons["quantization"] = why_quantization(case, choice, decided)
     reasons["gradient_checkpointing"] = why_checkpointing(case, choice)
+    reasons["optim"] = why_optim(case.spec.optim, setup.optim)
     reasons["memory"] = why_memory(case, choice.taken)
     plan = Plan(
         strategy=setup.strategy,
         use_gpu=True,
         quantization=setup.quantization,
+        optim=setup.optim,
         adapter_dtype=setup.adapter_dtype,
         cpu_offload=setup.cpu_offload,
         gradient_checkpointing=setup.gradient_checkpointing,
@@ -164,7 +169,7 @@ def _gpu_plan(case: Case, choice: Choice, decided: Decided | None, reasons: dict
 
 def _batch(case: Case, per_device: int, reasons: dict[str, str]) -> dict[str, Any]:
     batch, accumulation = case.batch, case.batch.share // per_device
-    what = "pack" if batch.packing else "row"
+    what = "pack" if batch.packing else "answer" if case.spec.num_generations else "row"
     reasons["batch"] = (
         f"{per_device} {what}{'s' * (per_device > 1)} per process × {accumulation} accumulation × "
         f"{case.num_processes} process{'es' * (case.num_processes > 1)}"
@@ -175,6 +180,7 @@ def _batch(case: Case, per_device: int, reasons: dict[str, str]) -> dict[str, An
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": accumulation,
         "global_batch_size": batch.rows,
+        "num_generations": case.spec.num_generations or 1,
         "packing": batch.packing,
         "max_length": batch.max_length,
     }

@@ -16,8 +16,10 @@ from job.events import EventTail
 from job.inputs import data_files
 from job.inspection import Inputs
 from job.processes import Child, StopRequest, children_env
-from job.records import PROGRESS, DatasetFacts, GateSettings, Prepared, PrepareTask, Preview
+from job.records import PROGRESS, DatasetFacts, GateSettings, Prepared, PrepareTask, Preview, PromptSettings
+from job.rewards import rewarded
 from job.rundir import read_record, write_json
+from job.scores import SCORES
 from job.spec import JobSpec
 
 Show = Callable[[dict[str, Any]], None]
@@ -64,8 +66,20 @@ def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop, template_time: date
         eval_fraction=spec.eval_fraction,
         seed=spec.seed,
         packing=False,
+        prompts=prompt_settings(spec),
         template_time=template_time,
         processes=min(inputs.hardware.cpus, MAX_PROCESSES),
+    )
+
+
+def prompt_settings(spec: JobSpec) -> PromptSettings | None:
+    """What prompts are to be judged by, where the model answers them itself."""
+    if spec.max_completion_length is None:
+        return None
+    return PromptSettings(
+        scores=tuple(name for name in rewarded(spec) if name in SCORES),
+        marker=spec.reward_marker,
+        max_completion_length=spec.max_completion_length,
     )
 
 

@@ -26,6 +26,8 @@ from job.signals import die_with_parent, on_stop
 T = TypeVar("T")
 
 POLL_S = 0.05
+_BESIDE: set[int] = set()  # processes that run beside training
+_TRACKERS = ("WANDB_", "MLFLOW_", "DATABRICKS_")  # how the names of their variables begin
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TERMINATE_S = 2.0  # between SIGTERM and SIGKILL for processes that outlive their job
 # SIGKILL takes milliseconds, and seconds where much memory is to be freed. A process that sleeps in a broken driver is
@@ -111,12 +113,25 @@ def children_env(env: Mapping[str, str]) -> dict[str, str]:
     return children
 
 
+def tracker_env(env: Mapping[str, str], children: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a tracker: that of *children*, and what trackers read of *env*, their keys included."""
+    return dict(children) | {name: value for name, value in env.items() if name.startswith(_TRACKERS)}
+
+
 class Child:
     """A Python module of this job in a process of its own, which reports failure in a file."""
 
     def __init__(
-        self, module: str, arguments: Sequence[Path | str], error: Path, log: Path, env: Mapping[str, str]
+        self,
+        module: str,
+        arguments: Sequence[Path | str],
+        error: Path,
+        log: Path,
+        env: Mapping[str, str],
+        *,
+        beside: bool = False,
     ) -> None:
+        """Start *module* with *arguments*. *beside* training it lives on when that is cleared away."""
         self._module, self._error, self._log = module, error, log
         error.unlink(missing_ok=True)
         # It dies with the thread that starts it, which is the main one, or a `Task` that waits for it to end.
@@ -125,6 +140,8 @@ class Child:
                 [sys.executable, "-m", module, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, env=dict(env), start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
+        if beside:
+            _BESIDE.add(self._process.pid)
 
     def wait(self, stop: StopRequest, watch: Callable[[], None] = lambda: None) -> None:
         """Wait for a good end, calling *watch* several times a second.
@@ -143,6 +160,22 @@ class Child:
             time.sleep(POLL_S)
         if self._process.returncode:
             raise child_error([self._error], self._process.returncode, self._module, self._log, UnsuitableHost)
+
+    def ended_by(self, end: float) -> bool:
+        """Whether it has come to a good end by *end*, of time.monotonic(). Else it is killed.
+
+        Raises:
+            JobError: as `wait`.
+        """
+        while self._process.poll() is None:
+            if time.monotonic() > end:
+                self._process.kill()
+                self._process.wait()
+                return False
+            time.sleep(POLL_S)
+        if self._process.returncode:
+            raise child_error([self._error], self._process.returncode, self._module, self._log, UnsuitableHost)
+        return True
 
 
 def child_error(errors: list[Path], status: int, name: str, log: Path, killed: type[JobError]) -> JobError:
@@ -175,15 +208,27 @@ def end_descendants() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
     psutil.wait_procs(alive, timeout=_TERMINATE_S)
+    _BESIDE.clear()
     kill_descendants()
 
 
 def kill_descendants() -> None:
-    """The same at once, for processes that would take SIGTERM as a request or, being stopped, not take it at all."""
+    """The same at once, for processes that would take SIGTERM as a request or, being stopped, not take it at all; but
+    for those beside training."""
     end = time.monotonic() + _KILL_S
     # Again and again: a killed launcher's workers come to this process, and what a worker started may outlive it.
-    while (alive := psutil.Process().children(recursive=True)) and time.monotonic() < end:
+    while (alive := _cleared_away()) and time.monotonic() < end:
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(alive, timeout=POLL_S)
+
+
+def _cleared_away() -> list[psutil.Process]:
+    """All descendants but those beside training, and what these have started."""
+    spared: set[int] = set()
+    for process in psutil.Process().children():
+        if process.pid in _BESIDE:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                spared |= {process.pid, *(child.pid for child in process.children(recursive=True))}
+    return [process for process in psutil.Process().children(recursive=True) if process.pid not in spared]

@@ -77,3 +77,12 @@ def _is_way_of(taken: Candidate, other: Alternative) -> bool:
 
 def _outcome(other: Alternative) -> str:
     return f"there is {other.verdict}" if other.fits else f"a step {other.verdict}"
+
+
+def why_optim(asked: str, optim: str) -> str:
+    """One sentence on the optimizer."""
+    if asked != "auto":
+        return f"{optim}: as set"
+    if optim.startswith("paged"):
+        return f"{optim}: its states give way to the host's memory at a peak"
+    return f"{optim}: AdamW in one kernel"

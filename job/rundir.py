@@ -37,6 +37,7 @@ class RunDir:
         self.partial_metrics = root / "partial_metrics.json"
         self.dataset_report = root / "dataset_report.json"
         self.report = root / "report.html"
+        self.tensorboard = root / "tensorboard"
         self.checkpoints = root / "checkpoints"
         self.spare = root / "spare"
         self.outbox = root / "outbox"
@@ -58,6 +59,10 @@ class RunDir:
     def stack(self, rank: int) -> Path:
         """Where each thread of a rank stood when it was asked."""
         return self.root / "stacks" / f"rank{rank}.txt"
+
+    def tracker_error(self, name: str) -> Path:
+        """Why the tracker called *name* failed."""
+        return self.root / f"{name}_error.json"
 
     def outgoing(self, step: int) -> Path:
         """A complete checkpoint that waits to be pushed."""

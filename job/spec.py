@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, model_validator
 
 from job.contradictions import contradictions
+from job.methods import METHODS
 from job.settings import Settings
 
 
@@ -14,6 +15,17 @@ class JobSpec(Settings):
     """A frozen, validated job. Holds no secret: credentials stay in the variables of the SDKs that read them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_method_has_it(cls, given: Any) -> Any:
+        """What is not set is what suits the method, so that every later reader finds the number itself."""
+        method = METHODS.get(str(given.get("method", "sft"))) if isinstance(given, dict) else None
+        if method is None:
+            return given
+        return method.defaults(str(given.get("adapter", "lora"))) | {
+            name: value for name, value in given.items() if value is not None
+        }
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
@@ -25,6 +37,16 @@ class JobSpec(Settings):
     def evaluates(self) -> bool:
         """Whether there are rows to evaluate on."""
         return bool(self.eval_fraction or self.eval_dataset_uri)
+
+    @property
+    def tracking_id(self) -> str:
+        """What a tracker knows the run by: the same for all attempts at it."""
+        return hashlib.sha256(f"{self.output_uri[:1]}{self.fingerprint}".encode()).hexdigest()[:16]
+
+    @property
+    def tracking_name(self) -> str:
+        """What a tracker calls the run."""
+        return self.run_name or self.output_uri[0].rstrip("/").rpartition("/")[2]
 
     @property
     def decisive(self) -> dict[str, Any]:

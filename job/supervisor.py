@@ -29,6 +29,7 @@ from job.redact import Redactor
 from job.report.write import reported_curve
 from job.run import Run
 from job.spec import JobSpec
+from job.tracking import check_trackers
 
 _RETRY_S = 20.0  # for the newest checkpoint to reach a store that has just refused the result
 _WAY_S = 2.0  # for a checkpoint that was on its way when training ended, and that nobody needs now
@@ -71,6 +72,7 @@ class Supervisor:
     def _story(self) -> str:
         run, spec = self._run, self._run.spec
         with run.timed("inspect"):
+            check_trackers(spec, run.env)
             outputs = [Output(text) for text in spec.output_uri]
             if manifest := self._finished(outputs[0]):
                 return self._already_finished(outputs, manifest)
@@ -209,6 +211,9 @@ class Supervisor:
             if self._attempt and path.exists() and path.stat().st_size:
                 name = path.relative_to(own.root).as_posix()
                 self._attempt.put(name, self._redact(path.read_text(errors="replace")).encode())
+        for path in sorted(own.tensorboard.glob("*")):
+            if self._attempt:
+                self._attempt.put(path.relative_to(own.root).as_posix(), path.read_bytes())
 
     @property
     def _number(self) -> int | None:

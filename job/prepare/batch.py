@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ class SplitBatch:
     """Rows of one split, cut to max_length, without those that have nothing left to learn.
 
     *input_ids* and *labels* hold the rows one after the other, *lengths* tokens each. *contents* are 64 bits of each
-    row's content, once however often it is trained on.
+    row's content, once however often it is trained on. *texts* stand beside the tokens of each prompt.
     """
 
     input_ids: NDArray[np.int32]
@@ -42,6 +42,7 @@ class SplitBatch:
     truncated_tokens: int
     dropped_rows: int
     dropped_tokens: int
+    texts: list[tuple[str | None, ...]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ class Encoder:
         self._swallow = any(token.lstrip or token.rstrip for token in added.values())
         self._pattern = re.compile("|".join(map(re.escape, sorted(self._added, key=len, reverse=True))) or "(?!)")
 
+    def whole(self, texts: Sequence[str], *, special: bool) -> list[NDArray[np.int32]]:
+        """Ids of whole texts; *special*: the tokenizer adds its special tokens."""
+        return self._ids(texts, special=special) if texts else []
+
     def plain(self, texts: Sequence[str], prompts: Sequence[str | None]) -> list[Tokens]:
         """Loss on what follows the prompt, or on everything without one; the tokenizer adds its special tokens."""
         prompt_ids = iter(self._ids([prompt for prompt in prompts if prompt is not None], special=True))

@@ -35,6 +35,8 @@ _NEEDS: dict[Format, tuple[str, ...]] = {
     "prompt-only": ("prompt",),
 }
 _TRAINABLE: tuple[Format, ...] = ("messages", "sharegpt", "prompt-completion", "alpaca", "text")
+# What a model can be asked to answer; an answer that is there too is the one to compare with.
+_ANSWERABLE: tuple[Format, ...] = ("prompt-only", "prompt-completion", "messages", "sharegpt", "alpaca")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Reading:
     format: Format | None  # None: recognise it
     response_template: str | None
     has_chat_template: bool
+    asks: bool = False  # the model answers itself: rows are prompts
 
     def column(self, name: str) -> str:
         """What the data calls *name*."""
@@ -88,7 +91,13 @@ def recognise(row: Row, reading: Reading) -> tuple[Format, str]:
             "Map them: JOB_COLUMNS=prompt=question,completion=answer. Known: messages; conversations; prompt and "
             "completion; instruction, input and output; text; chosen and rejected.",
         )
-    if format_ not in _TRAINABLE:
+    if reading.asks and format_ not in _ANSWERABLE:
+        raise BadData(
+            f"{row.where}: the rows are of format {format_!r}, of which JOB_METHOD=rloo and grpo know no prompts.",
+            "Map a column: JOB_COLUMNS=prompt=question, or with the right answers "
+            "JOB_COLUMNS=prompt=question,completion=answer.",
+        )
+    if not reading.asks and format_ not in _TRAINABLE:
         raise BadData(
             f"{row.where}: the rows are of format {format_!r}, which JOB_METHOD=sft cannot learn from.",
             "Map an answer column: JOB_COLUMNS=prompt=…,completion=…, or set JOB_FORMAT.",
@@ -144,6 +153,20 @@ def to_example(row: Row, format_: Format, reading: Reading) -> Example:
             return _alpaca(row, reading)
         case _:
             return _text(row, reading)
+
+
+def read_prompt(row: Row, reading: Reading) -> Example:
+    """The prompt of a row that has nothing else.
+
+    Raises:
+        BadData: it is neither a text nor a conversation.
+    """
+    column = reading.column("prompt")
+    prompt = row.fields.get(column)
+    if isinstance(prompt, list):
+        return Chat(_messages(row, column, prompt), None, _tools(row), _template_kwargs(row))
+    text = _filled(row, column, prompt)
+    return Text(text, text)
 
 
 def _conversation(row: Row, format_: Format, reading: Reading) -> Chat:

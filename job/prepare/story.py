@@ -18,6 +18,7 @@ from job.prepare.gate import Gate, longer
 from job.prepare.json_rows import JsonLine
 from job.prepare.mix import Source, in_turns, recognise_sources
 from job.prepare.progress import Meter, Progress
+from job.prepare.prompts import COLUMNS, PromptWorker
 from job.prepare.read import Record, Row
 from job.prepare.tokenize import RowTokenizer
 from job.prepare.write import SplitWriter
@@ -44,9 +45,10 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
     meter = Meter((*task.train_files, *task.eval_files))
     progress = Progress(EventLog(out / PROGRESS), meter, task.row_limit)
     with contextlib.ExitStack() as stack:
-        crew = stack.enter_context(Crew[list[Candidate], Batch](RowWorker(task, reading, tokenizer), task.processes))
+        crew = stack.enter_context(Crew[list[Candidate], Batch](_worker(task, reading, tokenizer), task.processes))
+        texts = COLUMNS if task.prompts else ()
         train, held_out = (
-            stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing))
+            stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing, texts))
             for name in ("train", "eval")
         )
         for batch in crew.map(_chunks(_candidates(task, sources, meter))):
@@ -68,7 +70,14 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
 
 
 def make_reading(task: PrepareTask, tokenizer: RowTokenizer) -> Reading:
-    return Reading(task.columns, task.format, task.response_template, tokenizer.has_chat_template)
+    asks = task.prompts is not None
+    return Reading(task.columns, task.format, task.response_template, tokenizer.has_chat_template, asks)
+
+
+def _worker(task: PrepareTask, reading: Reading, tokenizer: RowTokenizer) -> RowWorker | PromptWorker:
+    if task.prompts:
+        return PromptWorker(task, task.prompts, reading, tokenizer)
+    return RowWorker(task, reading, tokenizer)
 
 
 def _evaluates(task: PrepareTask) -> bool:
@@ -124,7 +133,7 @@ def _judge(
         _refuse_empty(held_out, "JOB_EVAL_DATASET_URI" if task.eval_files else "JOB_EVAL_FRACTION", task)
     gate.judge_tokens(train, task)
     # Other formats end with the end token that is appended, or with whatever follows the prompt.
-    if any(source.format in ("messages", "sharegpt") for source in sources):
+    if not task.prompts and any(source.format in ("messages", "sharegpt") for source in sources):
         gate.judge_turns(tokenizer.taught)
 
 

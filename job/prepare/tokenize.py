@@ -1,8 +1,14 @@
 """Examples to token ids and labels."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from job.chat_template import DEFAULT
 from job.errors import BadData
@@ -13,6 +19,18 @@ from job.prepare.load import OTHER_TEMPLATE, load_tokenizer, whose
 from job.prepare.template import ChatTemplate, Span
 from job.prepare.turns import render_with_turns
 from job.records import ChatTemplateChoice
+
+Rendered = TypeVar("Rendered")
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as the model reads it: *input_ids* of shape (length,), int32, of *text*. *messages*: those that were
+    rendered, as JSON; None where it was no conversation."""
+
+    input_ids: NDArray[np.int32]
+    text: str
+    messages: str | None
 
 
 class RowTokenizer:
@@ -56,6 +74,44 @@ class RowTokenizer:
         tokens.update(zip((i for i, *_ in chats), self._chats([(w, e) for _, w, e in chats]), strict=True))
         return [tokens[i] for i in range(len(examples))]
 
+    def prompts(self, examples: Sequence[tuple[str, Example]]) -> list[PromptTokens | BadData]:
+        """Tokenize the prompts of (where, example) pairs, each up to where the model's answer begins, as TRL's trainers
+        do that draw answers. In the place of a row that the chat template refuses stands the problem.
+
+        Raises:
+            BadData: the tokenizer cannot serve any row, or the chat template costs too much to serve this one.
+        """
+        with limited_memory():
+            texts = [self._prompt_text(where, example) for where, example in examples]
+        prompts = list(zip(texts, (example for _, example in examples), strict=True))
+        by_kind = {
+            special: iter(
+                self._encoder.whole(
+                    [text for text, one in prompts if isinstance(text, str) and isinstance(one, Text) is special],
+                    special=special,
+                )
+            )
+            for special in (True, False)
+        }
+        return [
+            text
+            if isinstance(text, BadData)
+            else PromptTokens(next(by_kind[isinstance(example, Text)]), text, _as_json(example))
+            for text, example in prompts
+        ]
+
+    def _prompt_text(self, where: str, example: Example) -> str | BadData:
+        if isinstance(example, Text):
+            return example.text
+        return self._guarded(
+            where,
+            lambda: (
+                self._usable_template(where, example)
+                .for_row(example.tools, example.template_kwargs)
+                .render(example.messages, generation_prompt=True)
+            ),
+        )
+
     def _texts(self, examples: list[Text]) -> list[Tokens]:
         return self._encoder.plain([self._ended(example.text) for example in examples], [e.prompt for e in examples])
 
@@ -87,12 +143,20 @@ class RowTokenizer:
 
     def _render_chat(self, where: str, example: Chat) -> tuple[str, str | list[Span]] | BadData:
         """The text of a conversation, with its prompt's text or the spans of its assistant turns; or the problem."""
-        try:
+
+        def rendered() -> tuple[str, str | list[Span]]:
             template = self._usable_template(where, example).for_row(example.tools, example.template_kwargs)
             if example.prompt_turns is None:
                 return render_with_turns(template, where, example.messages)
             prompt = template.render(example.messages[: example.prompt_turns], generation_prompt=True)
             return template.render(example.messages), prompt
+
+        return self._guarded(where, rendered)
+
+    def _guarded(self, where: str, render: Callable[[], Rendered]) -> Rendered | BadData:
+        """What *render* returns, or why the row at *where* cannot be rendered."""
+        try:
+            return render()
         except BadData as problem:
             return problem
         except TooCostly as limit:
@@ -110,3 +174,7 @@ class RowTokenizer:
                 "Set JOB_CHAT_TEMPLATE to another, such as plain, or use rows with prompt and completion.",
             )
         return template
+
+
+def _as_json(example: Example) -> str | None:
+    return json.dumps(example.messages, default=str) if isinstance(example, Chat) else None

@@ -1,5 +1,7 @@
-"""Token rows to an Arrow stream that every rank maps: ``input_ids``, ``labels`` and, when packed, ``seq_lengths``."""
+"""Token rows to an Arrow stream that every rank maps: ``input_ids``, ``labels``, when packed ``seq_lengths``, and of
+prompts the texts that stand beside them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,11 +22,13 @@ _TOKENS = pa.list_(pa.int32())
 class SplitWriter:
     """Packs rows of at most *max_length* tokens if asked, writes and counts them."""
 
-    def __init__(self, path: Path, max_length: int, packing: bool) -> None:
+    def __init__(self, path: Path, max_length: int, packing: bool, texts: tuple[str, ...] = ()) -> None:
+        """*texts* are the names of those that stand beside each row's tokens."""
         self._max_length = max_length
         self._packing = packing
         fields = [("input_ids", _TOKENS), ("labels", _TOKENS)] + ([("seq_lengths", _TOKENS)] if packing else [])
-        self._schema = pa.schema(fields)
+        self._schema = pa.schema(fields + [(name, pa.string()) for name in texts])
+        self._texts: list[tuple[str | None, ...]] = []
         self._writer = pa.ipc.new_stream(str(path), self._schema)
         self._window: list[Tokens] = []
         self._window_tokens = 0
@@ -33,6 +37,7 @@ class SplitWriter:
 
     def add(self, batch: SplitBatch) -> None:
         self._count(batch)
+        self._texts += batch.texts
         ends = np.cumsum(batch.lengths)
         for begin, end in zip(ends - batch.lengths, ends, strict=True):
             self._window.append(Tokens(batch.input_ids[begin:end], batch.labels[begin:end]))
@@ -84,6 +89,8 @@ class SplitWriter:
         if self._packing:
             lengths = np.array([len(row.input_ids) for row in ordered], dtype=np.int32)
             columns.append(_lists([len(group) for group in groups], [lengths]))
+        texts, self._texts = self._texts[: len(rows)], self._texts[len(rows) :]
+        columns += [_strings(column) for column in zip(*texts, strict=True)]
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
         self._counts["sequences"] += len(groups)
 
@@ -98,3 +105,9 @@ def _lists(sizes: list[int], values: list[np.ndarray]) -> pa.Array:
     # From buffers: pa.array would import pandas, which takes longer than preparing a thousand rows.
     child = pa.Array.from_buffers(pa.int32(), len(items), [None, pa.py_buffer(items)])
     return pa.Array.from_buffers(_TOKENS, len(sizes), [None, pa.py_buffer(offsets)], children=[child])
+
+
+def _strings(values: Sequence[str | None]) -> pa.Array:
+    builder = pa.lib.StringBuilder()  # which needs no pandas either
+    builder.append_values(values)
+    return builder.finish()

@@ -29,6 +29,7 @@ from job.records.prepare import (
     Preview,
     PreviewPiece,
     PreviewRow,
+    PromptSettings,
     SplitStats,
 )
 from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, PackingProbe, TorchBuild
@@ -75,6 +76,7 @@ __all__ = [
     "PreviewPiece",
     "PreviewRow",
     "Progress",
+    "PromptSettings",
     "Pulse",
     "Pushed",
     "Quantization",

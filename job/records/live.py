@@ -23,6 +23,7 @@ class Layout(Record):
     adapter_dtype: Precision
     quantization: Quantization
     eval_loss: float | None  # of the state itself, evaluated at this very step
+    best_step: int | None = None  # whose adapter is to be published, as far as is known; None: the last one
     save_s: float  # how long training stood still for it
 
     def suits(self, plan: Plan) -> bool:

@@ -1,5 +1,6 @@
 """How the job will run."""
 
+import math
 from datetime import datetime
 
 from pydantic import Field
@@ -74,11 +75,13 @@ class Plan(Record):
     precision: Precision
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
-    global_batch_size: int  # sequences (packs, when packing) per optimizer step
+    global_batch_size: int  # sequences (packs, when packing; answers, where they are drawn) per optimizer step
+    num_generations: int = 1  # answers that are drawn to each row
     packing: bool
     gradient_checkpointing: bool
     max_length: int
     quantization: Quantization = "none"
+    optim: str = "adamw_torch_fused"
     adapter_dtype: Precision = "fp32"
     cpu_offload: bool = False  # frozen weights live in the host's memory
     use_gpu: bool
@@ -88,6 +91,13 @@ class Plan(Record):
     fallbacks: tuple[str, ...] = ()  # what was given up after running out of memory, in order
     worker_env: dict[str, str] = Field(default={})  # what this machine needs to be told, such as NCCL_P2P_DISABLE=1
     reasons: dict[str, str]
+
+    def steps_per_epoch(self, sequences: float) -> int:
+        """Optimizer steps over *sequences* rows or packs. Where answers are drawn, rows that do not fill a last step
+        are left out of the epoch."""
+        if self.num_generations > 1:
+            return max(1, int(sequences * self.num_generations // self.global_batch_size))
+        return max(1, math.ceil(sequences / self.global_batch_size))
 
     @property
     def rows_at_a_time(self) -> int:

@@ -46,6 +46,14 @@ class ChatTemplateChoice(Record):
         return f"{self.name} ({self.reason})" if self.reason else self.name
 
 
+class PromptSettings(Record):
+    """Of rows that the model answers itself: what their own answers are to be compared by, and the room for its."""
+
+    scores: tuple[str, ...]  # names in job.scores
+    marker: str | None
+    max_completion_length: int
+
+
 class PrepareTask(Record):
     """What ``job.prepare`` is asked to do."""
 
@@ -63,6 +71,7 @@ class PrepareTask(Record):
     eval_fraction: float
     seed: int
     packing: bool
+    prompts: PromptSettings | None = None  # None: the rows hold what is to be learned
     row_limit: int | None = None  # None: every row
     template_time: datetime | None = None  # what a chat template is told that asks for the date; None: the present
     processes: int = 1  # that share the work

@@ -53,6 +53,8 @@ class TrainResult(Record):
     status: Literal["finished", "stopped"]
     steps: int
     total_steps: int
+    published_step: int = 0  # whose adapter it is: the last step's, or the best evaluation's; 0: not known
+    stopped_early: bool = False  # as evaluations got no better
     resumed_at_step: int = 0  # 0: this process trained from the beginning
     epoch: float
     # Here and below, all attempts together, without the steps that were lost with one and made again.

@@ -66,6 +66,8 @@ class TrainMetrics(Record):
     """Training."""
 
     steps: int = Field(description="Optimizer steps.")
+    published_step: int = Field(description="The step whose adapter this is: the last, or that of the best evaluation.")
+    stopped_early: bool = Field(description="Whether training ended as evaluations got no better.")
     epochs: float = Field(description="Passes over the data.")
     loss: float = Field(description="Mean training loss over the run.")
     runtime_s: float = Field(description="Seconds of training, evaluations included.")
@@ -82,7 +84,7 @@ class EvalMetrics(Record):
     """Evaluation. A loss is the mean over batches of the mean token loss, as the Trainer computes it."""
 
     loss_before: float = Field(description="Loss of the base model, before the first step.")
-    loss: float | None = Field(description="Loss of the adapter as it is; null where it stopped at no evaluation.")
+    loss: float | None = Field(description="Loss of the adapter that this is; null where it stopped at no evaluation.")
     perplexity: float | None = Field(description="exp(loss).")
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
 
@@ -198,6 +200,8 @@ def _train(result: TrainResult) -> TrainMetrics:
     steps_per_s = result.timed_steps / result.after_first_step_s if result.timed_steps else None
     return TrainMetrics(
         steps=result.steps,
+        published_step=result.published_step or result.steps,
+        stopped_early=result.stopped_early,
         epochs=result.epoch,
         loss=result.train_loss,
         runtime_s=result.train_runtime_s,
@@ -212,8 +216,8 @@ def _train(result: TrainResult) -> TrainMetrics:
 def _eval(result: TrainResult) -> EvalMetrics | None:
     if not result.eval_history:
         return None
-    first, last = result.eval_history[0], result.eval_history[-1]
-    loss = last.values["eval_loss"] if last.step == result.steps else None
+    first, step = result.eval_history[0], result.published_step or result.steps
+    loss = next((entry.values["eval_loss"] for entry in reversed(result.eval_history) if entry.step == step), None)
     return EvalMetrics(
         loss_before=first.values["eval_loss"],
         loss=loss,

@@ -5,7 +5,7 @@ import json
 import yaml
 
 from job.adapters import summary
-from job.report.metrics import Metrics, TokenizerMetrics
+from job.report.metrics import Metrics, TokenizerMetrics, TrainMetrics
 from job.settings import Settings
 
 _SNIPPET = """```python
@@ -71,6 +71,7 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("adapter", summary(Settings.model_validate(spec))),
         ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
+        *_which_step(train),
         ("global batch", f"{plan.global_batch_size} {'packs' if plan.packing else 'rows'}, {plan.precision}"),
         ("training loss", f"{train.loss:.4f}"),
         ("training curve", f"{metrics.curve[0].pattern}: {metrics.curve[0].evidence}"),
@@ -80,5 +81,12 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
     ]
     if metrics.eval:
         after = "not measured" if metrics.eval.loss is None else f"{metrics.eval.loss:.4f}"
-        facts.insert(10, ("evaluation loss", f"{metrics.eval.loss_before:.4f} before, {after} after"))
+        facts.append(("evaluation loss", f"{metrics.eval.loss_before:.4f} before, {after} after"))
     return facts
+
+
+def _which_step(train: TrainMetrics) -> list[tuple[str, str]]:
+    """That this is not the last step's adapter, if it is not."""
+    if train.published_step == train.steps:
+        return []
+    return [("published", f"the adapter of step {train.published_step}, which evaluated best")]

@@ -9,6 +9,7 @@ from job.settings.adapter import AdapterSettings
 from job.settings.evaluation import EvaluationSettings
 from job.settings.inputs import InputSettings
 from job.settings.method import MethodSettings
+from job.settings.online import OnlineSettings
 from job.settings.optimization import OptimizationSettings
 from job.settings.running import RunningSettings
 
@@ -16,6 +17,7 @@ from job.settings.running import RunningSettings
 SECTIONS: dict[str, type[BaseModel]] = {
     "Inputs and output": InputSettings,
     "Method": MethodSettings,
+    "Rewards": OnlineSettings,
     "Adapter": AdapterSettings,
     "Steps": OptimizationSettings,
     "Evaluation": EvaluationSettings,
@@ -24,6 +26,12 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 class Settings(
-    InputSettings, MethodSettings, AdapterSettings, OptimizationSettings, EvaluationSettings, RunningSettings
+    InputSettings,
+    MethodSettings,
+    OnlineSettings,
+    AdapterSettings,
+    OptimizationSettings,
+    EvaluationSettings,
+    RunningSettings,
 ):
     """All of them, each valid by itself."""

@@ -1,10 +1,10 @@
 """The steps of training."""
 
-from typing import Literal
-
 from pydantic import BaseModel
 
-from job.kinds import Auto, Scheduler
+from job.kinds import Auto, JsonObject, Optim, Scheduler
+from job.methods import METHODS
+from job.optimizers import OPTIMIZERS
 from job.settings.setting import setting
 
 
@@ -15,8 +15,11 @@ class OptimizationSettings(BaseModel):
     max_steps: int | None = setting(
         None, doc="Optimizer steps; takes precedence over the epochs.", why="the epochs decide", ge=1
     )
-    learning_rate: float = setting(
-        2e-4, doc="Peak learning rate.", why="about ten times the full fine-tuning rate, as LoRA needs", gt=0
+    learning_rate: float | None = setting(
+        None,
+        doc="Peak learning rate.",
+        why="; ".join(f"`{method.learning_rate:g}` for {name}: {method.why}" for name, method in METHODS.items()),
+        gt=0,
     )
     lr_scheduler_type: Scheduler = setting("cosine", doc="Learning-rate schedule.", why="decays to zero smoothly")
     warmup_steps: float = setting(
@@ -42,9 +45,23 @@ class OptimizationSettings(BaseModel):
         why="off where the memory allows it, as it costs a third more arithmetic",
         changes_result=False,
     )
+    lr_scheduler_kwargs: JsonObject = setting(
+        {},
+        doc='Arguments of the schedule, as JSON: `{"min_lr_rate": 0.1}` for `cosine_with_min_lr`, `{"num_cycles": 3}` '
+        'for `cosine_with_restarts`, `{"num_decay_steps": 100}` for `warmup_stable_decay`.',
+    )
+    neftune_noise_alpha: float | None = setting(
+        None,
+        doc="Noise on the embeddings while training, for `sft` (NEFTune, arXiv 2310.05914): 5 is usual.",
+        why="no noise unasked",
+        gt=0,
+    )
     weight_decay: float = setting(0.01, doc="AdamW weight decay.", ge=0)
     max_grad_norm: float = setting(1.0, doc="Gradient clipping norm; 0 turns it off.", ge=0)
-    optim: Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"] = setting(
-        "adamw_torch_fused", doc="Optimizer, by the Trainer's name.", why="AdamW in one fused kernel"
+    optim: Optim = setting(
+        "auto",
+        doc="Optimizer, by the Trainer's name: " + ", ".join(f"`{name}`" for name in OPTIMIZERS) + ".",
+        why="`adamw_torch_fused`, AdamW in one kernel; over a 4-bit base on one GPU or under ddp `paged_adamw_32bit`, "
+        "whose states give way to the host's memory at a peak (QLoRA, arXiv 2305.14314)",
     )
     seed: int = setting(42, doc="Seed of adapter initialisation, data order and dropout.", ge=0, lt=2**32)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
-from job.kinds import Auto
+from job.kinds import Auto, Tracker
 from job.records import Strategy
 from job.settings.setting import setting
 
@@ -78,6 +78,16 @@ class RunningSettings(BaseModel):
         why="5 s below the 30 s that Kubernetes grants by default",
         changes_result=False,
         ge=0,
+    )
+    report_to: tuple[Tracker, ...] = setting(
+        (),
+        doc="Trackers that hear of every log line: `wandb`, `tensorboard` (its files are left with the attempt), "
+        "`mlflow`. Each needs its package, and reads its own variables (`WANDB_PROJECT`, `MLFLOW_TRACKING_URI`, …).",
+        why="none, as upstream",
+        changes_result=False,
+    )
+    run_name: str | None = setting(
+        None, doc="What trackers call the run.", why="the last part of JOB_OUTPUT_URI", changes_result=False
     )
     logging_steps: int = setting(10, doc="Optimizer steps between log lines.", changes_result=False, ge=1)
     check_rows: int | None = setting(

@@ -103,7 +103,8 @@ class Obey(TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = False
         owed = self._trainer.owes_checkpoint and not self._trainer.health.uneasy and not agreed.stop
         wanted = agreed.stop == STOP_AND_SAVE or agreed.save or owed
-        control.should_save |= wanted and not finished
+        # The last step too: what comes behind it takes time, and may be interrupted.
+        control.should_save |= self._by_time if finished else wanted
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -145,3 +145,24 @@ class Health:
         median = statistics.median(self._ordinary)
         mad = statistics.median(abs(loss - median) for loss in self._ordinary)
         return median + max(DEVIATIONS * MAD_TO_SIGMA * mad, LEAST_SHARE * abs(median), LEAST)
+
+
+class RewardHealth(Health):
+    """The same where the loss is no measure: of rloo and grpo it is near zero at every step, whatever is learned, and
+    what is learned from is the difference between answers. Where all of them get the same reward there is none, nor a
+    gradient: that is common in the first steps, and lasts where the reward is out of reach, which the proof of what was
+    learned tells at the end."""
+
+    def loss(self, step: int, loss: float, learning_rate: float) -> None:
+        """Raises:
+        Diverged: it is no finite number.
+        """
+        if not math.isfinite(loss):
+            raise Diverged(f"loss is {loss} at step {step}, with learning rate {learning_rate:.2e}.", _FIX)
+
+    def grad_norm(self, step: int, norm: float, learning_rate: float, skipped: bool) -> None:
+        """Raises:
+        Diverged: it is no finite number.
+        """
+        if not math.isfinite(norm) and not skipped:
+            raise Diverged(f"grad_norm is {norm} at step {step}, with learning rate {learning_rate:.2e}.", _FIX)

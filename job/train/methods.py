@@ -1,6 +1,7 @@
 """From records to a trainer that is ready for its first step."""
 
 from collections.abc import Callable
+from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer
@@ -26,11 +27,11 @@ def make_trainer(
     train_rows = Dataset.from_file(str(task.data_path / "train.arrow"))
     eval_rows = Dataset.from_file(str(task.data_path / "eval.arrow")) if task.has_eval else None
     # First, as the model is loaded differently under ZeRO-3, and on the device that is chosen here.
-    args = sft_config(plan, shared_settings(spec, plan, task, run_dir, len(train_rows)))
+    kind, own, args = method_of(spec, plan, shared_settings(spec, plan, task, run_dir, len(train_rows)))
     model, tokenizer = load_base(plan, task, args.device), AutoTokenizer.from_pretrained(task.model_path)
     alive()
     added = add_tokens(model, tokenizer, task.chat_template)
-    trainer = SftTrainer(
+    trainer = kind(
         plan,
         task,
         run_dir,
@@ -42,6 +43,28 @@ def make_trainer(
         peft_config=peft_config(
             spec.adapter, peft_fields(spec), model, trainable_token_indices(model, added, spec, plan)
         ),
+        **own(args),
     )
     alive()
     return trainer, added
+
+
+def method_of(
+    spec: JobSpec, plan: Plan, settings: dict[str, Any]
+) -> tuple[type[AdapterTrainer], Callable[[Any], dict[str, Any]], Any]:
+    """The trainer of ``spec.method``, what it is given besides what all are, and its configuration. Each is imported
+    where it is used: TRL's trainers take seconds."""
+    if spec.method in ("rloo", "grpo"):
+        from job.train.rewards import reward_settings
+
+        def rewards(args: Any) -> dict[str, Any]:
+            return reward_settings(spec)
+
+        if spec.method == "rloo":
+            from job.train.rloo import RlooTrainer, rloo_config
+
+            return RlooTrainer, rewards, rloo_config(spec, settings)
+        from job.train.grpo import GrpoTrainer, grpo_config
+
+        return GrpoTrainer, rewards, grpo_config(spec, settings)
+    return SftTrainer, lambda args: {}, sft_config(spec, plan, settings)

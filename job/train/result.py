@@ -2,25 +2,40 @@
 
 import importlib.metadata
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 
 from job.records import AdapterProof, AddedTokens, LogEntry, Plan, TrainResult
+from job.train.best import Best
 from job.train.callbacks import Progress
 from job.train.trainer import AdapterTrainer
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 
 
-def train_result(
-    trainer: AdapterTrainer, progress: Progress, stopped: bool, proof: AdapterProof | None, added: AddedTokens
-) -> TrainResult:
+class Ending(NamedTuple):
+    """How a training ended."""
+
+    stopped: bool  # by the stop file
+    best: Best
+    proof: AdapterProof | None
+
+    @property
+    def published_step(self) -> int | None:
+        """The step whose adapter the model now has; None: that of the last step."""
+        return None if self.stopped else self.best.loaded_step
+
+
+def train_result(trainer: AdapterTrainer, ending: Ending, progress: Progress, added: AddedTokens) -> TrainResult:
     """What *trainer* has done, all attempts together."""
     history = _entries(trainer, "loss")
     return TrainResult(
-        status="stopped" if stopped else "finished",
+        status="stopped" if ending.stopped else "finished",
         steps=trainer.state.global_step,
         total_steps=trainer.state.max_steps,
+        published_step=ending.published_step or trainer.state.global_step,
+        stopped_early=ending.best.stopped_early and not ending.stopped,
         resumed_at_step=trainer.resumed_at_step,
         epoch=trainer.state.epoch or 0.0,
         train_runtime_s=progress.train_s,
@@ -30,7 +45,7 @@ def train_result(
         train_loss=mean_loss(history),
         history=history,
         eval_history=_entries(trainer, "eval_loss"),
-        adapter=proof,
+        adapter=ending.proof,
         added_tokens=added,
         peak_gpu_memory_gib=_peak_gpu_memory_gib(trainer.plan),
         versions={name: importlib.metadata.version(name) for name in PACKAGES},

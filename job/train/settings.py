@@ -21,9 +21,10 @@ def shared_settings(spec: JobSpec, plan: Plan, task: TrainTask, run_dir: RunDir,
         "learning_rate": spec.learning_rate,
         "lr_scheduler_type": spec.lr_scheduler_type,
         "warmup_steps": spec.warmup_steps,
+        "lr_scheduler_kwargs": spec.lr_scheduler_kwargs,
         "weight_decay": spec.weight_decay,
         "max_grad_norm": spec.max_grad_norm,
-        "optim": spec.optim,
+        "optim": plan.optim,
         "seed": spec.seed,
         "per_device_train_batch_size": plan.per_device_train_batch_size,
         "per_device_eval_batch_size": plan.per_device_train_batch_size,
@@ -68,12 +69,8 @@ def _owes_evaluation(checkpoint: Path, eval_steps: int) -> bool:
 
 def _eval_steps(spec: JobSpec, plan: Plan, sequences: int) -> int:
     least = _total_steps(spec, plan, sequences) // MIN_EVALUATIONS
-    return spec.eval_steps or max(1, min(_steps_per_epoch(plan, sequences), least))
+    return spec.eval_steps or max(1, min(plan.steps_per_epoch(sequences), least))
 
 
 def _total_steps(spec: JobSpec, plan: Plan, sequences: int) -> int:
-    return spec.max_steps or int(_steps_per_epoch(plan, sequences) * spec.num_train_epochs)
-
-
-def _steps_per_epoch(plan: Plan, sequences: int) -> int:
-    return max(1, -(-sequences // plan.global_batch_size))
+    return spec.max_steps or int(plan.steps_per_epoch(sequences) * spec.num_train_epochs)

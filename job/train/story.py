@@ -6,12 +6,13 @@ from job.events import EventLog
 from job.records import AdapterProof, Plan, TrainTask
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
+from job.train.best import Best
 from job.train.callbacks import Beat, CompleteHistory, Obey, Progress, WatchHealth
 from job.train.checkpoint import full_disk_told
 from job.train.fit import FitsMemory
 from job.train.methods import make_trainer
 from job.train.proof import AdapterWatch
-from job.train.result import train_result
+from job.train.result import Ending, train_result
 from job.train.trainer import AdapterTrainer
 
 
@@ -31,7 +32,7 @@ def train(run_dir: RunDir, rank: int) -> None:
 
     beat = Beat(run_dir.beat(rank))
     trainer, added = make_trainer(spec, plan, task, run_dir, beat.touch)
-    progress, obey = _observe(trainer, spec, beat)
+    progress, obey, best = _observe(trainer, spec, beat)
     watch = AdapterWatch(trainer.adapted_model)
     beat.touch()
     trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
@@ -39,6 +40,8 @@ def train(run_dir: RunDir, rank: int) -> None:
         trainer.evaluate()
         if trainer.control.should_save:  # a stop has broken it off
             trainer._save_checkpoint(trainer.model, None)
+    if not obey.stopped:
+        best.load()
     proof = _proof(watch, trainer, obey.stopped)
     if proof:
         with full_disk_told(run_dir.adapter):
@@ -46,22 +49,24 @@ def train(run_dir: RunDir, rank: int) -> None:
     beat.touch()
 
     if trainer.is_world_process_zero():
-        write_json(run_dir.train_result, train_result(trainer, progress, obey.stopped, proof, added))
+        write_json(run_dir.train_result, train_result(trainer, Ending(obey.stopped, best, proof), progress, added))
     # A rank that ends takes the others with it if it ends badly: not before the result is written.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
-def _observe(trainer: AdapterTrainer, spec: JobSpec, beat: Beat) -> tuple[Progress, Obey]:
+def _observe(trainer: AdapterTrainer, spec: JobSpec, beat: Beat) -> tuple[Progress, Obey, Best]:
     """Let all who watch *trainer* see its steps."""
     log = EventLog(trainer.run_dir.log)
     progress = Progress(log, trainer.times_before, trainer.tokens_before)
     obey = Obey(trainer, by_time=spec.save_steps == "auto")
-    for callback in (beat, progress, obey, CompleteHistory(), WatchHealth(trainer)):
+    best = Best(trainer, spec)
+    trainer.write_best = best.write
+    for callback in (beat, progress, obey, best, CompleteHistory(), WatchHealth(trainer)):
         trainer.add_callback(callback)
     if trainer.plan.use_gpu:
         trainer.add_callback(FitsMemory(trainer, log))
-    return progress, obey
+    return progress, obey, best
 
 
 def _proof(watch: AdapterWatch, trainer: AdapterTrainer, stopped: bool) -> AdapterProof | None:

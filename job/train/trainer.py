@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerState
 
@@ -37,16 +38,23 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     """Holds the adapter in the plan's dtype, and saves it whole; tells all ranks of each step's loss. The trainer of a
     method is this before TRL's: ``class SftTrainer(AdapterTrainer, SFTTrainer)``."""
 
+    best_by, more_is_better = "eval_loss", False  # what tells which of two evaluations is better
+    # Whether the rows that are left at the end of an epoch are trained too.
+    fills_rounds = True
+
     def __init__(
         self, plan: Plan, task: TrainTask, run_dir: RunDir, *, train_dataset: Dataset, **settings: Any
     ) -> None:
         self._rows = len(train_dataset)
-        self._needs_filler = plan.num_processes > 1 and self._rows % plan.rows_at_a_time > 0
+        uneven = plan.num_processes > 1 and self._rows % plan.rows_at_a_time > 0
+        self._needs_filler = uneven and self.fills_rounds
         super().__init__(train_dataset=with_filler(train_dataset) if self._needs_filler else train_dataset, **settings)
         self.plan, self.task, self.run_dir = plan, task, run_dir
-        self.health, self.pace = Health(), SavePace(heard_later=self.args.world_size > 1)
+        self.health, self.pace = self.make_health(), SavePace(heard_later=self.args.world_size > 1)
         self.agreement = Agreement(self.args.device, self.args.world_size, self.health)
         self.stop_poll = StopPoll(self.args.device, self.args.world_size)
+        # Writes the best adapter so far into a checkpoint, and returns its step.
+        self.write_best: Callable[[Path], int | None] = lambda _: None
         self.owes_checkpoint = False  # one was due when the loss lay outside its band
         self._step_loss = torch.zeros((), device=self.args.device)
         self._check_strategy()
@@ -58,6 +66,10 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if plan.strategy == "fsdp":
             leave_outputs_unrounded(self.accelerator, plan)
             gather_head(self.model)
+
+    def make_health(self) -> Health:
+        """What judges each step's loss."""
+        return Health()
 
     def _check_strategy(self) -> None:
         """Raises:
@@ -137,6 +149,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         loss, self._step_loss = self._step_loss, torch.zeros_like(self._step_loss)
         return self.agreement.exchange(self.state.global_step, asked, loss, self._step_rate)
 
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Upstream's. A schedule that goes by evaluations hears of each once: of one that a stop has put off when it is
+        made up for, and of none that was broken off."""
+        metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler=True)
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau) and metrics and self.state.global_step:
+            self.lr_scheduler.step(metrics["eval_loss"])
+        return metrics
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Upstream's, without a trace in the random numbers of training: an evaluation that a stop has put off comes
         later. One that is broken off by a stop has no metrics."""
@@ -144,7 +164,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if self.is_world_process_zero():
             EventLog(self.run_dir.log).write("evaluation_begin", step=self.state.global_step)
         metrics: dict[str, float] = {}
-        with torch.random.fork_rng(devices=[]):
+        device = self.args.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
                 metrics = super().evaluate(*args, **kwargs)
             except EvaluationStopped:
@@ -173,12 +194,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         with full_disk_told(checkpoint):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
+            best_step = None
             if self.args.should_save:
+                best_step = self.write_best(checkpoint)
                 flush_files(checkpoint)
             save_s = time.monotonic() - began
             self.pace.saved(save_s)
             if self.args.should_save:
-                layout = self._layout(save_s)
+                layout = self._layout(save_s, best_step)
                 seal(checkpoint, layout, self.run_dir.outgoing(step))
                 seal_s = round(time.monotonic() - began - save_s, 4)
                 EventLog(self.run_dir.log).write("checkpoint", **layout.model_dump(include=TOLD), seal_s=seal_s)
@@ -190,7 +213,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             shutil.rmtree(checkpoint, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
-    def _layout(self, save_s: float) -> Layout:
+    def _layout(self, save_s: float, best_step: int | None) -> Layout:
         plan, step = self.plan, self.state.global_step
         losses = [entry["eval_loss"] for entry in self.state.log_history if _evaluated_at(entry, step)]
         return Layout(
@@ -201,6 +224,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             adapter_dtype=plan.adapter_dtype,
             quantization=plan.quantization,
             eval_loss=losses[-1] if losses else None,
+            best_step=best_step,
             save_s=save_s,
         )
 

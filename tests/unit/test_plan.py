@@ -155,5 +155,6 @@ def test_every_choice_carries_its_reason():
 
     assert set(made.reasons) == {
         "max_length", "strategy", "quantization", "packing", "batch", "precision", "gradient_checkpointing", "memory",
+        "optim",
     }  # fmt: skip
     assert all(made.reasons.values())

@@ -233,15 +233,15 @@ def test_a_base_that_the_host_cannot_hold_stays_out_of_it():
 
     assert outcome(model, gpus, host_gib=256).cpu_offload
     refusal = outcome(model, gpus, host_gib=64)
-    assert re.search(r"needs 44\.\d GiB of 21\.6 GiB \(base weights ", refusal.cause)
+    assert re.search(r"needs 43\.\d GiB of 21\.6 GiB \(base weights ", refusal.cause)
     assert refusal.cause.endswith(", and the host has 64 GiB for a base of 131 GiB.")
 
 
 def test_an_offload_that_was_asked_for_is_refused_by_what_the_host_has():
-    refusal = outcome("Qwen2.5-32B", "RTX3090", host_gib=64, cpu_offload=True)
+    refusal = outcome("Qwen2.5-32B", "RTX3090", host_gib=64, cpu_offload=True, max_length=4096)
 
     assert refusal.cause.endswith("RTX 3090: the host has 64 GiB for a base of 61 GiB.")
-    assert refusal.fix == "Leave JOB_CPU_OFFLOAD unset and set JOB_MAX_LENGTH=1024."
+    assert refusal.fix == "Leave JOB_CPU_OFFLOAD unset and set JOB_MAX_LENGTH=2048."
 
 
 @pytest.mark.parametrize(
@@ -258,10 +258,10 @@ def test_an_offload_that_was_asked_for_is_refused_by_what_the_host_has():
             "Qwen2.5-14B", "RTX4090", {"quantization": "none", "gradient_checkpointing": False},
             "Leave JOB_GRADIENT_CHECKPOINTING and JOB_QUANTIZATION unset.",
         ),
-        ("Qwen2.5-32B", "RTX3090", {}, "Set JOB_MAX_LENGTH=1024."),
+        ("Qwen2.5-32B", "RTX3090", {"max_length": 4096}, "Set JOB_MAX_LENGTH=2048."),
         (
-            "Qwen2.5-32B", "RTX3090", {"quantization": "none"},
-            "Leave JOB_QUANTIZATION unset and set JOB_MAX_LENGTH=1024.",
+            "Qwen2.5-32B", "RTX3090", {"quantization": "none", "max_length": 4096},
+            "Leave JOB_QUANTIZATION unset and set JOB_MAX_LENGTH=2048.",
         ),
         ("Llama-3.3-70B-Instruct", "T4", {}, "Take 1 × RTX6000-ADA, or a smaller model."),
         ("Llama-3.3-70B-Instruct", "8xL4", {}, "Take 1 × RTX6000-ADA, or a smaller model."),
