@@ -107,6 +107,7 @@ def test_of_two_fields_that_say_the_same_of_oft_the_other_gives_way(args):
         ("ia3", {"target_modules": ["q_proj"]}, "set JOB_TARGET_MODULES"),
         ("lora", {"task_type": "SEQ_CLS"}, "'task_type' is set by the job itself"),
         ("prompt", {"modules_to_save": ["lm_head"]}, "'modules_to_save' is for JOB_ADAPTER=lora or qlora or ia3"),
+        ("lora", {"layers_to_transform": [0]}, "'layers_to_transform' needs modules by name"),
         ("vera", {"save_projection": False}, "'save_projection' is set by the job itself"),
         ("lora", {"bias": "all"}, "'bias' is not supported: without the adapter the model would no longer be the base"),
         ("prefix", {"prefix_projection": True}, "from which no run can go on"),
