@@ -6,6 +6,8 @@ Pure, and the same for every number of GPUs but for one thing: whether packs can
 import math
 from dataclasses import dataclass
 
+from job.adapters import virtual_tokens
+from job.compatibility import can_pack
 from job.errors import BadSpec
 from job.records import Facts, ModelFacts
 from job.spec import JobSpec
@@ -22,7 +24,7 @@ class Batch:
     """One optimizer step."""
 
     max_length: int  # tokens at which rows are cut
-    longest: int  # tokens of the longest row that can come up, or of a pack
+    longest: int  # tokens of the longest row that can come up, with virtual ones before it, or of a pack
     packing: bool
     rows: int  # rows or packs over all processes
     share: int  # of each process
@@ -38,13 +40,15 @@ def settle_batch(spec: JobSpec, facts: Facts, num_processes: int, reasons: dict[
     packing, rows = _packing(spec, facts, max_length, num_processes, reasons)
     dataset = facts.dataset
     # Of rows that were not all seen, one may be as long as is allowed.
-    longest = max_length if packing or dataset.sampled else min(max_length, dataset.max_tokens)
-    return Batch(max_length, longest, packing, rows, _share(spec, rows, num_processes))
+    answer = spec.max_completion_length or 0
+    longest = max_length if packing or dataset.sampled else min(max_length, dataset.max_tokens + answer)
+    return Batch(max_length, longest + virtual_tokens(spec), packing, rows, _share(spec, rows, num_processes))
 
 
 def effective_max_length(spec: JobSpec, model: ModelFacts) -> int:
-    """Tokens of the longest row that is trained on: the setting, within the model's own limit."""
-    return min(spec.max_length, model.max_length or spec.max_length)
+    """Tokens of the longest row that is trained on: the setting, within the model's own limit, of which virtual tokens
+    take their part."""
+    return min(spec.max_length, model.max_length - virtual_tokens(spec) if model.max_length else spec.max_length)
 
 
 def _max_length(spec: JobSpec, facts: Facts, reasons: dict[str, str]) -> int:
@@ -87,6 +91,8 @@ def _packing_objection(spec: JobSpec, facts: Facts, max_length: int, packs: int,
         return "JOB_PACKING=false"
     if spec.num_generations:
         return "answers are drawn to each prompt"
+    if not can_pack(spec):
+        return f"the virtual tokens of JOB_ADAPTER={spec.adapter} would stand before the first row of a pack alone"
     if facts.packing is not None and not facts.packing.isolated:
         return _unless_asked(spec, facts.packing.reason, "Set JOB_PACKING=false or leave it unset.")
     if packs % num_processes:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from job.activations import Adapter, activations, is_masked
+from job.activations import Adapter, activations, formula_holds, is_masked
+from job.adapters import KINDS
 from job.batch import Batch
-from job.compatibility import adapter_dtypes, settled_optim, works
+from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, settled_optim, works
 from job.facts.gpus import GpuSpeed, speed_of
-from job.memory import Setup, estimate
+from job.memory import Setup, cache_per_token, estimate
 from job.parameters import Parameters
 from job.records import Activations, Facts, MemoryEstimate, Precision, Quantization, Strategy
 from job.spec import JobSpec
@@ -66,28 +67,17 @@ def ways(case: Case) -> Iterator[Way]:
     sharded: Strategy = "zero3" if spec.strategy == "zero3" else "fsdp"
     for quantization in quantizations(spec):
         for strategy in strategies:
-            if spec.cpu_offload is not True and _works(case, strategy, quantization):
+            if spec.cpu_offload is not True and works(spec, strategy, quantization):
                 yield Way(strategy, quantization)
     # A quantized base is whole on each GPU while it is loaded: where that fits, nothing need be offloaded.
     exact = quantizations(spec)[0]
-    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and _works(case, sharded, exact):
+    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and works(spec, sharded, exact):
         yield Way(sharded, exact, cpu_offload=True)
-
-
-def quantizations(spec: JobSpec) -> list[Quantization]:
-    """Those that *spec* leaves open, the most exact first."""
-    if spec.adapter == "qlora":
-        return ["nf4"]
-    return ["none", "nf4"] if spec.quantization == "auto" else [spec.quantization]
-
-
-def _works(case: Case, strategy: Strategy, quantization: Quantization) -> bool:
-    return works(strategy, quantization, settled_optim(case.spec.optim, strategy, quantization))
 
 
 def candidates(case: Case, way: Way) -> list[Candidate]:
     """*way* with every micro-batch that divides a process's share, each with activations kept and recomputed."""
-    asked = case.spec.gradient_checkpointing
+    asked = case.spec.gradient_checkpointing if can_checkpoint(case.spec) else False
     return [
         candidate(case, way, checkpointing, per_device)
         for checkpointing in ([False, True] if asked == "auto" else [asked])
@@ -111,7 +101,7 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         num_processes=case.num_processes,
         quantization=way.quantization,
         precision=case.precision,
-        adapter_dtype=adapter_dtype(way, case.precision),
+        adapter_dtype=adapter_dtype(case.spec, way, case.precision),
         cpu_offload=way.cpu_offload,
         gradient_checkpointing=checkpointing,
         per_device=per_device,
@@ -120,17 +110,22 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         masked=is_masked(case.facts.model.config, case.batch.longest, per_device > 1, case.batch.packing),
         optim=settled_optim(case.spec.optim, way.strategy, way.quantization),
         dropout=case.spec.lora_dropout > 0,
+        drawn=case.batch.share if case.spec.num_generations else 0,
+        cache_per_token=cache_per_token(case.facts.model.config, case.precision),
+        vocabulary=int(case.facts.model.config.get("vocab_size") or 0),
     )
     smallest_gib = min(gpu.memory_gib for gpu in case.facts.hardware.gpus)
     memory = estimate(case.parameters, _activations(case, setup), setup, smallest_gib)
     return Candidate(setup, memory, _tokens_per_s(case, setup))
 
 
-def adapter_dtype(way: Way, precision: Precision) -> Precision:
+def adapter_dtype(spec: JobSpec, way: Way, precision: Precision) -> Precision:
     """Upstream's habit, as far as it works: PEFT keeps an adapter in 32 bits beside a 16-bit base, and over a quantized
-    one TRL casts it to bf16."""
+    one TRL casts it to bf16. That suits what begins at zero; values near 1, as those of (IA)³, of DoRA's lengths and of
+    whole modules, are further apart in bf16 than a step moves them."""
     possible = adapter_dtypes(way.strategy, way.quantization, precision)
-    return "bf16" if way.quantization != "none" and "bf16" in possible else possible[0]
+    from_zero = "lora_r" in KINDS[spec.adapter].settings and not spec.use_dora and not spec.modules_to_save
+    return "bf16" if way.quantization != "none" and from_zero and "bf16" in possible else possible[0]
 
 
 def _activations(case: Case, setup: Setup) -> Activations:
@@ -139,12 +134,14 @@ def _activations(case: Case, setup: Setup) -> Activations:
     scores that fused attention does not keep)."""
     spec = case.spec
     dtype: Precision = "fp32" if setup.autocasts else "bf16"
-    adapter = Adapter(dtype, spec.lora_r, spec.lora_dropout, spec.target_modules)
+    targets = () if KINDS[spec.adapter].is_prompt else spec.target_modules
+    adapter = Adapter(dtype, spec.lora_r, spec.lora_dropout, targets)
     # A device's packs are flattened into one row.
     row = setup.tokens if setup.packing else setup.length
-    found = activations(case.facts.model.config, adapter, row, setup.masked)
-    if found is not None:
-        return found
+    if formula_holds(spec, case.facts.model.config):
+        found = activations(case.facts.model.config, adapter, row, setup.masked)
+        if found is not None:
+            return found
     if (dry_run := case.facts.dry_run) and dtype in dry_run.activations:
         # Without the casts of a 32-bit adapter, which are the adapter's line.
         return _with_fixed(dry_run.activations[dtype], dry_run.fixed["bf16"], setup.tokens)

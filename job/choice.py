@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from job.candidates import Candidate, Case, candidate, candidates, per_device_sizes, ways
+from job.compatibility import can_checkpoint
 from job.memory import GIB, base_bytes
 from job.records import Alternative
 
@@ -58,7 +59,7 @@ def _base_gib(one: Candidate, case: Case) -> float:
 
 def _checkpointed_otherwise(taken: Candidate, case: Case) -> list[Candidate]:
     """The best of the taken way with the other choice about checkpointing, where that is open."""
-    if case.spec.gradient_checkpointing != "auto":
+    if case.spec.gradient_checkpointing != "auto" or not can_checkpoint(case.spec):
         return []
     other = not taken.setup.gradient_checkpointing
     return [_best([candidate(case, taken.way, other, size) for size in per_device_sizes(case)])]

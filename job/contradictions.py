@@ -3,9 +3,11 @@
 import difflib
 from collections.abc import Iterable, Iterator
 
-from job.compatibility import OPTIMIZERS_OF
+from job.adapters import KINDS, SPECIAL, changes_base, have
+from job.compatibility import EVERY, OPTIMIZERS_OF, can_checkpoint, can_pack, objection, quantizations
 from job.methods import METHODS, methods_with
 from job.optimizers import OPTIMIZERS
+from job.peft_args import problems_of
 from job.rewards import of_rewards
 from job.schedules import schedule_problem
 from job.settings import Settings
@@ -92,6 +94,67 @@ def _or(names: Iterable[str]) -> str:
 def _of_adapter(spec: Settings) -> Iterator[str]:
     if spec.adapter == "qlora" and spec.quantization not in ("auto", "nf4"):
         yield f"JOB_ADAPTER=qlora contradicts JOB_QUANTIZATION={spec.quantization}; use lora, or leave it unset"
+    elif reason := _never(spec):
+        yield reason
+    yield from _of_other_adapters(spec)
+    yield from problems_of(spec.adapter, spec.peft_args)
+    yield from _of_modules(spec)
+    if spec.target_modules == ("all-linear",) and (layers := [name for name in spec.peft_args if "layers_" in name]):
+        yield f"JOB_PEFT_ARGS: {layers[0]!r} needs modules by name; set JOB_TARGET_MODULES=q_proj,v_proj or others"
+    if changes_base(spec) and (patterns := [name for name in spec.peft_args if name.endswith("_pattern")]):
+        yield (
+            f"JOB_INIT_LORA_WEIGHTS={spec.init_lora_weights} cannot be published with {patterns[0]} of JOB_PEFT_ARGS; "
+            "leave one of them out"
+        )
+    if spec.gradient_checkpointing is True and not can_checkpoint(spec):
+        yield (
+            f"JOB_GRADIENT_CHECKPOINTING=true contradicts JOB_ADAPTER={spec.adapter}, whose cache of keys and values "
+            "cannot be recomputed; leave it unset"
+        )
+    if spec.packing is True and not can_pack(spec):
+        yield (
+            f"JOB_PACKING=true contradicts JOB_ADAPTER={spec.adapter}: its virtual tokens would stand before the first "
+            "row of a pack alone; leave it unset"
+        )
+
+
+def _never(spec: Settings) -> str | None:
+    """Why nothing that *spec* leaves open can be had."""
+    strategies = [one for one in EVERY if spec.strategy in ("auto", one)]
+    ways = [(strategy, quantization) for quantization in quantizations(spec) for strategy in strategies]
+    reasons = [objection(spec, *way) for way in ways]
+    if None in reasons:
+        return None
+    asked = [f"JOB_ADAPTER={spec.adapter}"]
+    asked += [f"JOB_QUANTIZATION={spec.quantization}"] if spec.quantization not in ("auto", "none") else []
+    asked += [f"JOB_STRATEGY={spec.strategy}"] if spec.strategy != "auto" else []
+    others = [q for q in ("none", "int8", "nf4") if any(objection(spec, s, q) is None for s in strategies)]
+    fix = f"set JOB_QUANTIZATION={others[0]}" if others and spec.adapter != "qlora" else "set JOB_STRATEGY=auto"
+    return f"{' with '.join(asked)} cannot be trained: {reasons[0]}; {fix}"
+
+
+def _of_other_adapters(spec: Settings) -> Iterator[str]:
+    for name in SPECIAL:
+        value, kind = getattr(spec, name), KINDS[spec.adapter]
+        if value != type(spec).model_fields[name].default and name not in kind.settings:
+            shown = ",".join(value) if isinstance(value, tuple) else str(value).lower()
+            hint = f"; {', '.join(kind.fields)} are set by JOB_PEFT_ARGS" if kind.fields else ""
+            yield (
+                f"JOB_{name.upper()}={shown} is for JOB_ADAPTER={' or '.join(have(name))}, and {spec.adapter} has no "
+                f"such option; leave it unset{hint}"
+            )
+
+
+def _of_modules(spec: Settings) -> Iterator[str]:
+    if "all-linear" in spec.target_modules and len(spec.target_modules) > 1:
+        yield f"JOB_TARGET_MODULES={','.join(spec.target_modules)} names modules beside all-linear; keep one of them"
+    if heads := [name for name in spec.target_modules if name.split(".")[-1] in ("lm_head", "embed_out")]:
+        yield (
+            f"JOB_TARGET_MODULES={','.join(spec.target_modules)} would adapt the head, which the fused loss never "
+            f"calls, so it would learn nothing; set JOB_MODULES_TO_SAVE={heads[0]} to train it whole"
+        )
+    if both := sorted(set(spec.target_modules) & set(spec.modules_to_save)):
+        yield f"JOB_TARGET_MODULES and JOB_MODULES_TO_SAVE both name {both[0]}; leave it out of one of them"
 
 
 def _of_evaluation(spec: Settings) -> Iterator[str]:

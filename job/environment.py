@@ -1,7 +1,8 @@
 """From ``JOB_*`` variables to a `JobSpec`: the grammar of values, and every problem reported at once.
 
 Empty means unset. Lists are split by commas (a comma inside a URI is ``%2C``), maps are ``a=b,c=d``, booleans are
-true, false, 1 or 0, and ``JOB_TRAINER_ARGS`` is JSON. A reward without a weight (``JOB_REWARDS=regex``) has 1.
+true, false, 1 or 0, and what is called ``…_ARGS`` or ``…_KWARGS`` is JSON. A reward without a weight
+(``JOB_REWARDS=regex``) has 1.
 """
 
 import difflib
@@ -22,7 +23,7 @@ PREFIX = "JOB_"
 SPEC_URI = "JOB_SPEC_URI"
 # Kubernetes (indexed Jobs, service links) and batch platforms set these on their own.
 PLATFORM_NAME = re.compile(r"JOB_(COMPLETION_INDEX|ID|NAME|.*_PORT(_.*)?|.*_SERVICE_HOST)")
-_JSON_FIELDS = {"trainer_args", "lr_scheduler_kwargs"}
+_JSON_FIELDS = {"trainer_args", "peft_args", "lr_scheduler_kwargs"}
 
 
 def variable(field: str) -> str:

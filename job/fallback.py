@@ -1,25 +1,25 @@
 """What to give up when memory ran out all the same: half of the micro-batch, then stored activations, then the place of
 the frozen base. The global batch, and with it every optimizer step, stays what it was."""
 
-from job.compatibility import works
+from job.compatibility import can_checkpoint, settled_optim, works
 from job.errors import OutOfMemory
 from job.records import Plan, Strategy
+from job.spec import JobSpec
 
 # What can leave the base in the host's memory, in the place of each strategy; zero2 was asked for to keep it.
 _OFFLOADS: dict[Strategy, Strategy] = {"single": "fsdp", "ddp": "fsdp", "fsdp": "fsdp", "zero3": "zero3"}
-# The same optimizer for a strategy that can page no states.
-_UNPAGED = {"paged_adamw_32bit": "adamw_torch_fused"}
 
 
-def smaller_plan(plan: Plan, *, may_offload: bool) -> Plan | None:
+def smaller_plan(plan: Plan, spec: JobSpec) -> Plan | None:
     """*plan* with one thing given up, which is added to ``fallbacks``; None when there is nothing left to give up."""
     if plan.per_device_train_batch_size > 1:
         return _with_smaller_micro_batch(plan)
-    if not plan.gradient_checkpointing:
+    if not plan.gradient_checkpointing and can_checkpoint(spec):
         return _given_up(plan, "gradient checkpointing on", gradient_checkpointing=True)
     strategy = _OFFLOADS.get(plan.strategy)
-    optim = _UNPAGED.get(plan.optim, plan.optim)
-    if may_offload and not plan.cpu_offload and strategy and works(strategy, plan.quantization, optim):
+    may_offload = spec.cpu_offload is not False and not plan.cpu_offload
+    if may_offload and strategy and works(spec, strategy, plan.quantization):
+        optim = settled_optim(spec.optim, strategy, plan.quantization)
         return _given_up(plan, "base weights in the host's memory", strategy=strategy, optim=optim, cpu_offload=True)
     return None
 

@@ -1,5 +1,6 @@
 """What a single setting may be: the kinds of values that `JobSpec`'s fields are declared with."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -20,6 +21,13 @@ Column = Literal[
     "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text", "chosen", "rejected",
     "label",
 ]  # fmt: skip
+
+_INITS = ("true", "false", "gaussian", "orthogonal", "pissa", "olora")
+# Of PEFT's other ways to begin, what the job does not give it.
+_NEEDS_MORE = {
+    "eva": "rows before training", "corda": "rows before training", "lora_ga": "gradients before training",
+    "loftq": "an unquantized base to quantize anew",
+}  # fmt: skip
 
 
 def _model_uri(text: str) -> str:
@@ -89,6 +97,20 @@ def _method(name: Any) -> Any:
 
 
 MethodName = Annotated[Literal["sft", "dpo", "kto", "reward", "rloo", "grpo"], BeforeValidator(_method)]
+
+
+def _as_written(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value  # a spec file may hold true without quotes
+
+
+def _init_lora_weights(text: str) -> str:
+    if text in _NEEDS_MORE:
+        raise ValueError(f"{text!r} needs {_NEEDS_MORE[text]}; pissa and olora need nothing")
+    if text not in _INITS and not re.fullmatch(r"pissa_niter_[1-9]\d?", text):
+        raise ValueError(f"expected {', '.join(_INITS)} or pissa_niter_ and a number such as 16")
+    return text
+
+
 ModelUri = Annotated[str, AfterValidator(_model_uri)]
 DatasetUri = Annotated[str, AfterValidator(_dataset_uri)]
 LossTypes = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
@@ -97,4 +119,6 @@ OutputUris = Annotated[tuple[str, ...], AfterValidator(_output_uris)]
 ChatTemplate = Annotated[str, AfterValidator(_chat_template)]
 JsonObject = dict[str, Any]
 Optim = Annotated[str, AfterValidator(_optim)]
+InitLoraWeights = Annotated[str, BeforeValidator(_as_written), AfterValidator(_init_lora_weights)]
+PeftArgs = dict[str, Any]  # which fields there are depends on the adapter (job/peft_args.py)
 TrainerArgs = Annotated[dict[str, Any], AfterValidator(_trainer_args)]

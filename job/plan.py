@@ -6,10 +6,11 @@ The story: the host, the batch (`job.batch`), then the choice by memory and spee
 from dataclasses import replace
 from typing import Any
 
+from job.adapters import peft_fields
 from job.batch import settle_batch
-from job.candidates import Case, per_device_sizes, quantizations
+from job.candidates import Case, per_device_sizes
 from job.choice import Choice, choose
-from job.compatibility import settled_optim
+from job.compatibility import quantizations, settled_optim
 from job.errors import BadSpec, UnsuitableHost
 from job.forecast import forecast, how_fast
 from job.parameters import Parameters, count_parameters
@@ -94,7 +95,7 @@ def _case(spec: JobSpec, facts: Facts, reasons: dict[str, str] | None = None) ->
 
 def _parameters(spec: JobSpec, facts: Facts) -> Parameters:
     """The names of tensors do not tell of experts with adapters, which are fused only in memory: the dry run does."""
-    counted = count_parameters(facts.model, spec.lora_r, spec.target_modules)
+    counted = count_parameters(facts.model, spec.adapter, peft_fields(spec))
     if facts.dry_run and not facts.dry_run.failure:
         return replace(counted, adapter=facts.dry_run.adapter_parameters)
     return counted
@@ -161,7 +162,8 @@ def _gpu_plan(case: Case, choice: Choice, decided: Decided | None, reasons: dict
         alternatives=choice.alternatives,
         reasons=reasons,
     )
-    why = how_fast(case.facts.hardware.gpus)
+    # How long answers take to draw depends on how long they become.
+    why = None if case.spec.num_generations else how_fast(case.facts.hardware.gpus)
     foreseen = forecast(case.spec, plan, case.facts.dataset, choice.taken.tokens_per_s, why) if why else None
     return plan.model_copy(update={"forecast": foreseen})
 

@@ -81,6 +81,7 @@ def prompt_settings(spec: JobSpec) -> PromptSettings | None:
         scores=tuple(name for name in rewarded(spec) if name in SCORES),
         marker=spec.reward_marker,
         max_completion_length=spec.max_completion_length,
+        per_step=spec.global_batch_size // (spec.num_generations or 1),
     )
 
 

@@ -33,7 +33,7 @@ def train_within_memory(
         except OutOfMemory as error:
             if error.of_host:  # of which a smaller plan takes as much
                 raise
-            smaller = smaller_plan(plan, may_offload=run.spec.cpu_offload is not False)
+            smaller = smaller_plan(plan, run.spec)
             if smaller is None or _loses_steps(run.dir, plan, smaller):
                 raise out_of_fallbacks(plan, error) from error
             plan = smaller

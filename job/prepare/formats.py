@@ -116,12 +116,6 @@ def recognise(row: Row, reading: Reading) -> tuple[Format, str]:
             "completion; instruction, input and output; text; chosen and rejected.",
         )
     method = METHODS[reading.method]
-    if method.draws and format_ not in method.formats:
-        raise BadData(
-            f"{row.where}: the rows are of format {format_!r}, of which JOB_METHOD=rloo and grpo know no prompts.",
-            "Map a column: JOB_COLUMNS=prompt=question, or with the right answers "
-            "JOB_COLUMNS=prompt=question,completion=answer.",
-        )
     if format_ not in method.formats:
         others = [name for name, other in METHODS.items() if format_ in other.formats]
         raise BadData(
@@ -203,7 +197,7 @@ def _conversation(row: Row, format_: Format, reading: Reading) -> Chat:
         column = reading.column("conversations")
     turns = row.fields.get(column)
     messages = messages_of(row, column, _from_sharegpt(row, column, turns) if format_ == "sharegpt" else turns)
-    if not any(message["role"] == "assistant" for message in messages):
+    if not METHODS[reading.method].draws and not any(message["role"] == "assistant" for message in messages):
         raise BadData(f"{row.where}: {column!r} has no assistant turn to learn from.")
     return Chat(messages, None, tools_of(row), template_kwargs(row))
 

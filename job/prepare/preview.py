@@ -2,15 +2,18 @@
 
 from itertools import groupby, islice
 
+import numpy as np
+
 from job.errors import BadData
 from job.prepare.encode import IGNORED, Tokens
 from job.prepare.formats import Chat, Example, Judged, Pair, answers
 from job.prepare.mix import in_turns, recognise_sources
 from job.prepare.preferences import to_example
 from job.prepare.progress import Meter
+from job.prepare.prompts import to_prompt
 from job.prepare.read import to_row
 from job.prepare.story import make_reading
-from job.prepare.tokenize import RowTokenizer
+from job.prepare.tokenize import PromptTokens, RowTokenizer
 from job.records import PrepareTask, Preview, PreviewPiece, PreviewRow
 
 
@@ -28,11 +31,16 @@ def preview(task: PrepareTask) -> Preview:
         row = to_row(record)
         if isinstance(row, BadData):
             raise row
-        example = to_example(row, source.format, reading)
+        example = (
+            to_prompt(row, source.format, reading).example if task.prompts else to_example(row, source.format, reading)
+        )
         conversations |= isinstance(answers(example)[0], Chat)
-        for kind, tokens in zip(_kinds(example), tokenizer([(row.where, a) for a in answers(example)]), strict=True):
+        encode = tokenizer.prompts if task.prompts else tokenizer
+        for kind, tokens in zip(_kinds(example), encode([(row.where, a) for a in answers(example)]), strict=True):
             if isinstance(tokens, BadData):
                 raise tokens
+            if isinstance(tokens, PromptTokens):
+                tokens = Tokens(tokens.input_ids, np.full_like(tokens.input_ids, IGNORED))
             rows.append(_row(row.where + kind, tokens, task.max_length, tokenizer))
     return Preview(
         format=sources[0].format,

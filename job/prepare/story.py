@@ -130,11 +130,21 @@ def _judge(
     _refuse_empty(train, "JOB_DATASET_URI", task)
     if _evaluates(task):
         _refuse_empty(held_out, "JOB_EVAL_DATASET_URI" if task.eval_files else "JOB_EVAL_FRACTION", task)
+    _refuse_few(train, task)
     gate.judge_tokens(train, task)
     gate.judge_labels(train, task)
     # Other formats end with the end token that is appended, or with whatever follows the prompt.
     if not task.prompts and any(source.format in ("messages", "sharegpt") for source in sources):
         gate.judge_turns(tokenizer.taught)
+
+
+def _refuse_few(train: SplitStats, task: PrepareTask) -> None:
+    """Upstream would run no step at all, and say nothing."""
+    if task.prompts and task.row_limit is None and train.rows < task.prompts.per_step:
+        raise BadData(
+            f"JOB_DATASET_URI: {train.rows} prompts are fewer than the {task.prompts.per_step} of one step.",
+            "Lower JOB_GLOBAL_BATCH_SIZE, which counts answers, or raise JOB_NUM_GENERATIONS.",
+        )
 
 
 def _refuse_empty(stats: SplitStats, setting: str, task: PrepareTask) -> None:

@@ -52,6 +52,7 @@ class PromptSettings(Record):
     scores: tuple[str, ...]  # names in job.scores
     marker: str | None
     max_completion_length: int
+    per_step: int = 1  # prompts of one optimizer step, which is never of fewer
 
 
 class PrepareTask(Record):

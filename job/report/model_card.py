@@ -4,7 +4,9 @@ import json
 
 import yaml
 
+from job.adapters import summary
 from job.report.metrics import Metrics, TokenizerMetrics, TrainMetrics
+from job.settings import Settings
 
 _SNIPPET = """```python
 from peft import PeftModel
@@ -66,7 +68,7 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("base revision", metrics.base_model.revision or "–"),
         ("data", f"{metrics.data.uri}: {metrics.data.rows:,} rows, {metrics.data.trained_tokens:,} trained tokens"),
         ("chat template", metrics.tokenizer.chat_template or "–"),
-        ("adapter", f"LoRA r={spec['lora_r']} alpha={spec['lora_alpha']} dropout={spec['lora_dropout']}"),
+        ("adapter", summary(Settings.model_validate(spec))),
         ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
         *_which_step(train),

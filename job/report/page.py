@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from job.adapters import KINDS
 from job.environment import variable
 from job.pace import duration
 from job.records import SampleAnswer
@@ -49,7 +50,7 @@ def page(made: Made, metrics: Metrics) -> str:
     return _ENVIRONMENT.get_template("page.html.jinja").render(
         made=made,
         metrics=metrics,
-        adapter={"lora": "LoRA", "qlora": "QLoRA"}.get(metrics.adapter, metrics.adapter),
+        adapter=KINDS[metrics.adapter].label,
         title=f"{_short(metrics.base_model.uri)} on {', '.join(map(_short, made.spec.dataset_uri))}",
         sentences=_sentences(made, metrics),
         tiles=_tiles(made, metrics),

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import AutoTokenizer
 
+from job.adapters import peft_fields
 from job.records import AddedTokens, Plan, TrainTask
 from job.rundir import RunDir
 from job.spec import JobSpec
+from job.train.adapters import peft_config
 from job.train.model import SCORE, load_base
 from job.train.settings import shared_settings
 from job.train.sft import SftTrainer, sft_config
-from job.train.targets import target_modules
 from job.train.trainer import AdapterTrainer
 from job.train.vocabulary import add_tokens, trainable_token_indices
 
@@ -33,6 +33,9 @@ def make_trainer(
     tokenizer = AutoTokenizer.from_pretrained(task.model_path)
     alive()
     added = add_tokens(model, tokenizer, task.chat_template)
+    fields = peft_fields(spec)
+    if scores:
+        fields |= {"task_type": "SEQ_CLS", "modules_to_save": [SCORE, *(fields.get("modules_to_save") or ())]}
     trainer = kind(
         plan,
         task,
@@ -42,16 +45,7 @@ def make_trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            task_type="SEQ_CLS" if scores else "CAUSAL_LM",
-            modules_to_save=[SCORE] if scores else None,
-            r=spec.lora_r,
-            lora_alpha=spec.lora_alpha,
-            lora_dropout=spec.lora_dropout,
-            target_modules=target_modules(model, spec.target_modules),
-            bias="none",
-            trainable_token_indices=trainable_token_indices(model, added, spec.target_modules, plan.strategy),
-        ),
+        peft_config=peft_config(spec.adapter, fields, model, trainable_token_indices(model, added, spec, plan)),
         **own(args),
     )
     alive()

@@ -21,8 +21,8 @@ class AdapterWatch:
         AdapterRejected: no parameter is trainable.
         """
         self._model = model
-        self._before = whole_adapter(model)
-        if not self._before:
+        self.initial = whole_adapter(model)
+        if not self.initial:
             raise AdapterRejected(
                 "No parameter is trainable, so training would change nothing.", "Check JOB_TARGET_MODULES."
             )
@@ -35,7 +35,7 @@ class AdapterWatch:
             Diverged: a value is not finite.
         """
         proof = self._compare()
-        if unlearned := _unlearned(proof, self._before):
+        if unlearned := _unlearned(proof, self.initial):
             raise AdapterRejected(
                 f"Training left {len(unlearned)} of {proof.tensors} adapter tensors as they were, "
                 f"first {unlearned[0]}.",
@@ -50,12 +50,12 @@ class AdapterWatch:
             Diverged: a value is not finite.
         """
         proof = self._compare()
-        return None if _unlearned(proof, self._before) else proof
+        return None if _unlearned(proof, self.initial) else proof
 
     def _compare(self) -> AdapterProof:
         after = whole_adapter(self._model)
         check_finite(after)
-        unchanged = tuple(name for name, tensor in after.items() if torch.equal(tensor, self._before[name]))
+        unchanged = tuple(name for name, tensor in after.items() if torch.equal(tensor, self.initial[name]))
         return AdapterProof(
             trainable_parameters=sum(tensor.numel() for tensor in after.values()),
             tensors=len(after),

@@ -1,11 +1,13 @@
 """The adapter as one set of whole tensors, wherever its parts are, and the folder it is published as."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
@@ -53,14 +55,63 @@ def save_adapter(
     """Write ``adapter_model.safetensors`` with *tensors*, ``adapter_config.json`` and the tokenizer with its chat
     template. Nothing in them names a path of this machine."""
     # The base's own embedding stays out, even where it was resized: the adapter holds the rows that are new.
-    model.save_pretrained(folder, state_dict=tensors, save_embedding_layers=False)
+    if model.peft_config["default"].is_prompt_learning:
+        _save_virtual_tokens(model, tensors, folder)
+    else:
+        model.save_pretrained(folder, state_dict=tensors | _projections(model), save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card; the job writes its own
     _name_base(folder / "adapter_config.json", task)
+
+
+def _save_virtual_tokens(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """As PEFT's ``save_pretrained``, which reads them from the model instead, where a rank may have only a part."""
+    config = copy.copy(model.peft_config["default"])
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    (embeddings,) = tensors.values()
+    save_file({"prompt_embeddings": embeddings.contiguous()}, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def has_taken_from_base(model: PeftModel) -> bool:
+    """Whether the adapter began with parts of the base's weights, which the base in memory now lacks."""
+    return str(getattr(model.peft_config["default"], "init_lora_weights", "")).startswith(("pissa", "olora"))
+
+
+def for_the_untouched_base(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
+    """Make of the adapter in *folder*, which stands on a base that lacks *initial*, one that stands on the base as it
+    is published: a LoRA of twice the rank, what was learned minus what was taken, ``B·A - B₀·A₀``.
+
+    PEFT does the same (0.21, peft_model.py, ``path_initial_model_for_weight_conversion``), but only where the whole
+    model is in one process.
+    """
+    path = folder / "adapter_model.safetensors"
+    taken = {name.replace(".default.", "."): tensor for name, tensor in initial.items()}
+    save_file({name: _twice(name, tensor, taken) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text())
+    growth = 2**0.5 if config["use_rslora"] else 2  # of alpha, so that the scaling stays
+    config |= {"r": 2 * config["r"], "lora_alpha": growth * config["lora_alpha"], "init_lora_weights": True}
+    write_json(folder / "adapter_config.json", config)
+
+
+def _twice(name: str, tensor: torch.Tensor, taken: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    if ".lora_A." in name:
+        return torch.cat([tensor, taken[name]], dim=0)
+    return torch.cat([tensor, -taken[name]], dim=1) if ".lora_B." in name else tensor
+
+
+def _projections(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The random projections that all of VeRA's layers share. They could be drawn anew from their seed, but not on
+    every machine the same ones."""
+    shared = ("base_model.vera_A.", "base_model.vera_B.")
+    buffers = model.named_buffers(remove_duplicate=False)  # each layer refers to them as well
+    return {name: buffer.cpu() for name, buffer in buffers if name.startswith(shared)}
 
 
 def _name_base(config_path: Path, task: TrainTask) -> None:
     config = json.loads(config_path.read_text())
     config["base_model_name_or_path"] = task.base_model_name
     config["revision"] = task.base_model_revision
+    if config.get("tokenizer_name_or_path"):
+        config["tokenizer_name_or_path"] = task.base_model_name
     write_json(config_path, config)

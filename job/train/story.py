@@ -45,7 +45,7 @@ def train(run_dir: RunDir, rank: int) -> None:
     proof = _proof(watch, trainer, obey.stopped)
     if proof:
         with full_disk_told(run_dir.adapter):
-            trainer.save_model(str(run_dir.adapter))
+            trainer.save_result(watch.initial)
     beat.touch()
 
     if trainer.is_world_process_zero():

@@ -26,7 +26,7 @@ from job.train.fsdp import gather_head, leave_outputs_unrounded
 from job.train.health import Health
 from job.train.model import DTYPES, hold_adapter_in
 from job.train.proof import TOKEN_ROWS
-from job.train.save import check_finite, save_adapter, whole_adapter
+from job.train.save import check_finite, for_the_untouched_base, has_taken_from_base, save_adapter, whole_adapter
 from job.train.save_pace import SavePace
 from job.train.vocabulary import show_bias
 from job.train.whole_rounds import WholeRounds, untrained, with_filler
@@ -259,6 +259,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_adapter(self.adapted_model, tensors, self.processing_class, self.task, folder)
+
+    def save_result(self, initial: Mapping[str, torch.Tensor]) -> None:
+        """The adapter as it is published, for the base as everybody has it; *initial* is what it began as."""
+        self.save_model(str(self.run_dir.adapter))
+        if self.args.should_save and has_taken_from_base(self.adapted_model):
+            for_the_untouched_base(self.run_dir.adapter, initial)
 
 
 def _evaluated_at(entry: dict[str, Any], step: int) -> bool:

@@ -1,15 +1,16 @@
 """Tokens that a chat template adds: rows for them in embedding and head, which the adapter trains and carries."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from job.adapters import KINDS
 from job.chat_template import adopt
 from job.errors import BadSpec
-from job.records import AddedTokens, ChatTemplateChoice, Strategy
+from job.records import AddedTokens, ChatTemplateChoice, Plan
+from job.spec import JobSpec
 
 
 def add_tokens(
@@ -29,31 +30,38 @@ def add_tokens(
 
 
 def trainable_token_indices(
-    model: PreTrainedModel, added: AddedTokens, target_modules: Iterable[str], strategy: Strategy
+    model: PreTrainedModel, added: AddedTokens, spec: JobSpec, plan: Plan
 ) -> dict[str, list[int]] | None:
     """PEFT's argument of that name, for embedding and head: of tied ones PEFT trains one set of rows for both.
 
     Whole trained matrices (``modules_to_save``) would cost gigabytes in optimizer and adapter for a few rows.
 
     Raises:
-        BadSpec: one of *target_modules* is the embedding or the head, which PEFT cannot adapt in both ways; or under
-            ZeRO-3, where the fused loss would read a head that is elsewhere.
+        BadSpec: embedding or head are adapted or trained whole too, which PEFT cannot do in both ways; under ZeRO-3,
+            where the fused loss would read a head that is elsewhere; or the adapter cannot hold single rows.
     """
     if not added.ids:
         return None
-    if strategy == "zero3":
+    if "lora_r" not in KINDS[spec.adapter].settings:
+        raise BadSpec(
+            f"JOB_ADAPTER={spec.adapter} cannot hold the new tokens {', '.join(added.tokens)} of the chat template.",
+            "Set JOB_ADAPTER=lora, or JOB_CHAT_TEMPLATE=plain, which needs no new token.",
+        )
+    if plan.strategy == "zero3":
         raise BadSpec(
             f"JOB_STRATEGY=zero3 cannot train the new tokens {', '.join(added.tokens)} of the chat template.",
             "Set JOB_STRATEGY=fsdp, or JOB_CHAT_TEMPLATE=plain, which needs no new token.",
         )
     layers = _layers(model)
     names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
-    if both := [target for target in target_modules if any(f".{name}".endswith(f".{target}") for name in names)]:
-        raise BadSpec(
-            f"JOB_TARGET_MODULES={','.join(both)} cannot be adapted, as the new tokens {', '.join(added.tokens)} are "
-            "trained in it.",
-            "Leave it out, or set JOB_CHAT_TEMPLATE=plain, which needs no new token.",
-        )
+    for setting in ("target_modules", "modules_to_save"):
+        targets = getattr(spec, setting)
+        if both := [target for target in targets if any(f".{name}".endswith(f".{target}") for name in names)]:
+            raise BadSpec(
+                f"JOB_{setting.upper()}={','.join(both)} cannot be adapted, as the new tokens "
+                f"{', '.join(added.tokens)} are trained in it.",
+                "Leave it out, or set JOB_CHAT_TEMPLATE=plain, which needs no new token.",
+            )
     return {name: list(added.ids) for name in names}
 
 

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from job.candidates import Way, adapter_dtype
+from job.spec import JobSpec
 from job.train.model import DTYPES
 from tests.gpu.machine import NEEDS_GPU, PRECISION, needs
 from tests.worker.strategies import (
@@ -68,7 +69,8 @@ def trained(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Trained
 def gpu_run(inputs: Inputs, root: Path, way: Way, precision: Any) -> Run:
     run = make_run(
         inputs, root, way.strategy, save_steps=SAVE_STEPS, quantization=way.quantization, cpu_offload=way.cpu_offload,
-        precision=precision, adapter_dtype=adapter_dtype(way, precision), num_processes=1, use_gpu=True,
+        precision=precision, adapter_dtype=adapter_dtype(JobSpec(model="org/m"), way, precision), num_processes=1,
+        use_gpu=True,
     )  # fmt: skip
     return replace(run, shim=False, settings=run.settings | {"learning_rate": LEARNING_RATE})
 

@@ -5,6 +5,7 @@ import pytest
 from job.errors import OutOfMemory
 from job.fallback import out_of_fallbacks, smaller_plan
 from job.records import MemoryEstimate, MemoryItem, Plan
+from job.spec import JobSpec
 
 ESTIMATE = MemoryEstimate(items=(MemoryItem(name="base weights", gib=14.96, why=""),), limit_gib=20.2)
 
@@ -19,9 +20,13 @@ def plan(per_device: int = 1, accumulation: int = 2, **changes: object) -> Plan:
     return Plan.model_validate(settings | changes)
 
 
-def fall_all_the_way(start: Plan, *, may_offload: bool = True) -> list[Plan]:
+def spec(**settings: object) -> JobSpec:
+    return JobSpec(model="org/m", **settings)
+
+
+def fall_all_the_way(start: Plan, **settings: object) -> list[Plan]:
     plans = [start]
-    while (smaller := smaller_plan(plans[-1], may_offload=may_offload)) is not None:
+    while (smaller := smaller_plan(plans[-1], spec(**settings))) is not None:
         plans.append(smaller)
     return plans
 
@@ -46,7 +51,7 @@ def test_the_global_batch_stays_what_it_was(per_device):
 
 
 def test_a_base_that_must_stay_on_the_gpu_stays_there():
-    last = fall_all_the_way(plan(), may_offload=False)[-1]
+    last = fall_all_the_way(plan(), cpu_offload=False)[-1]
 
     assert (last.strategy, last.cpu_offload, last.fallbacks) == ("ddp", False, ("gradient checkpointing on",))
 
@@ -59,8 +64,15 @@ def test_zero3_offloads_as_itself_and_zero2_keeps_the_base():
     assert fall_all_the_way(plan(strategy="zero2", **tight)) == [plan(strategy="zero2", **tight)]
 
 
+def test_activations_of_a_prefix_are_never_recomputed():
+    last = fall_all_the_way(plan(per_device=2), adapter="prefix")[-1]
+
+    assert "gradient checkpointing on" not in last.fallbacks
+    assert not last.gradient_checkpointing
+
+
 def test_nothing_is_given_up_twice():
-    assert smaller_plan(plan(strategy="fsdp", gradient_checkpointing=True, cpu_offload=True), may_offload=True) is None
+    assert smaller_plan(plan(strategy="fsdp", gradient_checkpointing=True, cpu_offload=True), spec()) is None
 
 
 def test_the_end_tells_what_was_tried_and_what_had_been_foreseen():

@@ -7,6 +7,7 @@ from job.environment import load_spec
 from job.errors import BadSpec
 from job.optimizers import OPTIMIZERS
 from job.schedules import SCHEDULE_ARGUMENTS
+from job.spec import JobSpec
 from tests.unit.test_plan import H100, facts, plan
 
 GOOD = {"JOB_MODEL": "org/m", "JOB_DATASET_URI": "org/d", "JOB_OUTPUT_URI": "/out"}
@@ -43,7 +44,7 @@ def test_an_optimizer_of_another_package_is_refused_with_those_that_are_here():
 @pytest.mark.parametrize("optim", sorted(set(OPTIMIZERS) - set(OPTIMIZERS_OF["fsdp"])))
 def test_what_fsdp_cannot_spread_is_refused_at_the_start_and_never_planned(optim):
     assert "JOB_STRATEGY=fsdp cannot run" in refusal(JOB_STRATEGY="fsdp", JOB_OPTIM=optim)
-    assert not works("fsdp", "none", optim)
+    assert not works(JobSpec(model="org/m", optim=optim), "fsdp", "none")
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,13 @@ def test_the_generated_names_are_those_of_the_installed_trl():
     assert (ROOT / "job" / "trl_names.py").read_text() == trl_names(), "run make generate"
 
 
+def test_the_generated_fields_are_those_of_the_installed_peft():
+    from scripts.generate import peft_fields_module
+    from tests.tiny import ROOT
+
+    assert (ROOT / "job" / "peft_fields.py").read_text() == peft_fields_module(), "run make generate"
+
+
 def test_every_owned_or_renamed_trainer_argument_exists_upstream():
     from job.trl_names import CONFIG_FIELDS
     from job.upstream import OWNED_TRAINER_ARGS, VARIABLE_FOR_TRAINER_ARG
