@@ -17,7 +17,9 @@ Frozen weights keep no inputs: not in ``nn.Linear``, nor in bitsandbytes' 4-bit 
 
 from typing import Any, NamedTuple
 
+from job.adapters import KINDS
 from job.records import Activations, Precision
+from job.settings import Settings
 
 
 class Adapter(NamedTuple):
@@ -198,3 +200,11 @@ def _moment(family: _Family, sizes: _Sizes, adapter: Adapter) -> float:
 def knows(config: dict[str, Any]) -> bool:
     """Whether the formula holds for a model of that *config*."""
     return activations(config, Adapter("bf16", 1, 0.0, ("all-linear",)), tokens=1, masked=False) is not None
+
+
+def formula_holds(spec: Settings, config: dict[str, Any]) -> bool:
+    """Whether the formula holds for the adapter of *spec* too: for LoRA as it was published, and for virtual tokens,
+    which put nothing into the layers."""
+    return knows(config) and (
+        KINDS[spec.adapter].is_prompt or ("lora_r" in KINDS[spec.adapter].settings and not spec.use_dora)
+    )

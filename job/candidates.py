@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from job.activations import Adapter, activations, is_masked
+from job.activations import Adapter, activations, formula_holds, is_masked
 from job.adapters import KINDS
 from job.batch import Batch
 from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, settled_optim, works
@@ -135,12 +135,14 @@ def _activations(case: Case, setup: Setup) -> Activations:
     scores that fused attention does not keep)."""
     spec = case.spec
     dtype: Precision = "fp32" if setup.autocasts else "bf16"
-    adapter = Adapter(dtype, spec.lora_r, spec.lora_dropout, spec.target_modules)
+    targets = () if KINDS[spec.adapter].is_prompt else spec.target_modules
+    adapter = Adapter(dtype, spec.lora_r, spec.lora_dropout, targets)
     # A device's packs are flattened into one row.
     row = setup.tokens if setup.packing else setup.length
-    found = activations(case.facts.model.config, adapter, row, setup.masked)
-    if found is not None:
-        return found
+    if formula_holds(spec, case.facts.model.config):
+        found = activations(case.facts.model.config, adapter, row, setup.masked)
+        if found is not None:
+            return found
     if (dry_run := case.facts.dry_run) and dtype in dry_run.activations:
         # Without the casts of a 32-bit adapter, which are the adapter's line.
         return _with_fixed(dry_run.activations[dtype], dry_run.fixed["bf16"], setup.tokens)

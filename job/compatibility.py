@@ -76,10 +76,10 @@ def _to_the_base(spec: Settings, quantization: Quantization) -> str | None:
         return "PEFT shapes its product after the weight, which 4-bit storage has packed into one column"
     if spec.use_dora and quantization == "int8":
         return "DoRA reads the weight before bitsandbytes has made its scales"
-    if changes_base(spec):
-        return (
-            f"{spec.init_lora_weights} takes from the base's weights, and what is left of quantized ones is not exact"
-        )
+    if changes_base(spec) and spec.init_lora_weights != "olora":
+        return "PiSSA takes its parts from weights of 16 or 32 bits alone"
+    if changes_base(spec) and quantization == "nf4":
+        return "OLoRA takes parts out of the base, and what is left is quantized anew, so that it is another base"
     return None
 
 

@@ -99,6 +99,8 @@ def _of_adapter(spec: Settings) -> Iterator[str]:
     yield from _of_other_adapters(spec)
     yield from problems_of(spec.adapter, spec.peft_args)
     yield from _of_modules(spec)
+    if spec.target_modules == ("all-linear",) and (layers := [name for name in spec.peft_args if "layers_" in name]):
+        yield f"JOB_PEFT_ARGS: {layers[0]!r} needs modules by name; set JOB_TARGET_MODULES=q_proj,v_proj or others"
     if changes_base(spec) and (patterns := [name for name in spec.peft_args if name.endswith("_pattern")]):
         yield (
             f"JOB_INIT_LORA_WEIGHTS={spec.init_lora_weights} cannot be published with {patterns[0]} of JOB_PEFT_ARGS; "

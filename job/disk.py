@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from job.adapters import peft_fields
 from job.inputs import Source
 from job.inspection import Inputs
 from job.own_rundir import find_run_dir
@@ -55,7 +56,7 @@ def disks_used(spec: JobSpec, inputs: Inputs) -> list[Disk]:
 
 def adapter_bytes(spec: JobSpec, model: ModelFacts) -> int:
     """Bytes of the adapter, in the dtype that takes most."""
-    return _FP32 * count_parameters(model, spec.lora_r, spec.target_modules).adapter
+    return _FP32 * count_parameters(model, spec.adapter, peft_fields(spec)).adapter
 
 
 def _work_dir_bytes(spec: JobSpec, inputs: Inputs) -> int:

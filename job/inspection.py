@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from job.facts.chat_template import find_chat_template
 from job.facts.hardware import inspect_hardware
 from job.inputs import ModelSource, Source, find_dataset, find_model
+from job.modules import check_modules
 from job.plan import check_host
 from job.processes import StopRequest, Task
 from job.records import ChatTemplateChoice, HardwareFacts
@@ -58,6 +59,7 @@ def find_inputs(
     # A job that is refused leaves nothing behind, not even the folder that it would have worked in.
     cache = spec.work_dir / "cache" if spec.work_dir.is_dir() else None
     model = Task(lambda: find_model(spec.model, cache, commits)).result(stop)
+    check_modules(spec, model.facts)
     if needs_host:
         check_host(spec, hardware, model.facts.parameters)
     template = spec.chat_template

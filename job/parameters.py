@@ -4,14 +4,20 @@ Names are as in the safetensors headers, with every number written as ``*`` (`Te
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from job.adapter_size import Module, in_modules
+from job.adapters import feedforward_modules
 from job.records import ModelFacts, TensorGroup
 
 _BLOCK = re.compile(r"(?:^|\.)(layers|h|blocks|layer)\.\*\.")
 _EXPERT = re.compile(r"\.experts\.")
 _NORM = re.compile(r"norm|ln_|layernorm", re.IGNORECASE)
 _OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
+# Architectures that store weights as inputs × outputs (transformers' Conv1D).
+TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,9 @@ class Parameters:
         return self.linear + self.experts * self.active_share + self.head
 
 
-def count_parameters(model: ModelFacts, lora_r: int, target_modules: tuple[str, ...]) -> Parameters:
-    """Sort *model*'s tensors by what they are for, and count LoRA's A (r × in) and B (out × r) beside every targeted
-    linear module."""
+def count_parameters(model: ModelFacts, adapter: str, fields: Mapping[str, Any]) -> Parameters:
+    """Sort *model*'s tensors by what they are for, and count what *adapter* with *fields* (`job.adapters.peft_fields`)
+    trains beside them."""
     linear = [group for group in model.tensors if _is_linear(group)]
     experts = [group for group in model.tensors if _is_expert(group)]
     in_blocks = sum(group.numel for group in model.tensors if _BLOCK.search(group.name))
@@ -62,8 +68,48 @@ def count_parameters(model: ModelFacts, lora_r: int, target_modules: tuple[str, 
         hidden=_hidden(model),
         attention_width=_attention_width(model),
         linear_inputs=_layers(model) * (2 * _hidden(model) + _attention_width(model) + _intermediate(model)),
-        adapter=sum(lora_r * sum(g.shape) * g.count for g in linear if _is_targeted(g, target_modules, bool(experts))),
+        adapter=_adapter(model, adapter, fields, targetable=[*linear, *outside]),
     )
+
+
+def targeted_modules(model: ModelFacts, target_modules: Sequence[str]) -> list[TensorGroup]:
+    """The weights beside which *target_modules* put an adapter."""
+    linear = [group for group in model.tensors if _is_linear(group)]
+    return [group for group in linear if _is_targeted(group, target_modules, is_mixture(model))]
+
+
+def is_mixture(model: ModelFacts) -> bool:
+    """Whether it has experts."""
+    return any(_is_expert(group) for group in model.tensors)
+
+
+def _adapter(model: ModelFacts, adapter: str, fields: Mapping[str, Any], targetable: list[TensorGroup]) -> int:
+    """Virtual tokens; or what stands in the targeted modules, and the modules that are trained whole."""
+    if adapter == "prompt":
+        return int(fields["num_virtual_tokens"] * _hidden(model))
+    if adapter == "prefix":
+        return int(fields["num_virtual_tokens"] * _layers(model) * 2 * _key_width(model))
+    targets = fields["target_modules"]
+    matrices = [group for group in targetable if len(group.shape) == 2 and group.name.endswith(".weight")]
+    mixture = is_mixture(model)
+    if targets == ["all-linear"]:
+        matrices = [group for group in matrices if _BLOCK.search(group.name)]
+    modules = [_module(model, group) for group in matrices if _is_targeted(group, targets, mixture)]
+    inside = in_modules(adapter, fields, modules, feedforward_modules(model.model_type, fields))
+    return inside + sum(_whole(model, name) for name in fields.get("modules_to_save") or ())
+
+
+def _module(model: ModelFacts, group: TensorGroup) -> Module:
+    outputs, inputs = reversed(group.shape) if model.model_type in TRANSPOSED else group.shape
+    return Module(group.name.removesuffix(".weight"), inputs, outputs, group.count)
+
+
+def _whole(model: ModelFacts, name: str) -> int:
+    """Elements of all modules of that *name*, or within them; a head that is tied is the embedding once more."""
+    dotted = re.escape(re.sub(r"\d+", "*", name))
+    inside = re.compile(rf"(?:^|\.){dotted}\.")
+    found = sum(group.numel for group in model.tensors if inside.search(group.name))
+    return found or (_hidden(model) * _vocabulary(model) if f"{name}.weight" in _OUTPUT_HEADS else 0)
 
 
 def _layers(model: ModelFacts) -> int:
@@ -90,12 +136,13 @@ def _is_router(group: TensorGroup) -> bool:
     return group.name.endswith((".gate.weight", ".router.weight"))
 
 
-def _is_targeted(group: TensorGroup, target_modules: tuple[str, ...], is_mixture: bool) -> bool:
+def _is_targeted(group: TensorGroup, target_modules: Sequence[str], mixture: bool) -> bool:
     """Of a mixture ``all-linear`` is attention alone (job/train/targets.py)."""
     module = group.name.removesuffix(".weight")
-    if target_modules == ("all-linear",):
-        return not is_mixture or "att" in module
-    return any(f".{module}".endswith(f".{target}") for target in target_modules)
+    if list(target_modules) == ["all-linear"]:
+        return not mixture or "att" in module
+    names = (re.sub(r"\d+", "*", target) for target in target_modules)
+    return any(f".{module}".endswith(f".{name}") for name in names)
 
 
 def _hidden(model: ModelFacts) -> int:
@@ -105,6 +152,18 @@ def _hidden(model: ModelFacts) -> int:
 def _attention_width(model: ModelFacts) -> int:
     heads, head_dim = model.config.get("num_attention_heads"), model.config.get("head_dim")
     return int(heads * head_dim) if heads and head_dim else _hidden(model)
+
+
+def _vocabulary(model: ModelFacts) -> int:
+    return int(model.config.get("vocab_size") or 0)
+
+
+def _key_width(model: ModelFacts) -> int:
+    """Of all heads' keys together."""
+    config = model.config
+    heads = config.get("num_attention_heads") or config.get("n_head") or 1
+    head = config.get("head_dim") or _hidden(model) // heads
+    return int((config.get("num_key_value_heads") or heads) * head)
 
 
 def _intermediate(model: ModelFacts) -> int:

@@ -6,6 +6,7 @@ The story: the host, the batch (`job.batch`), then the choice by memory and spee
 from dataclasses import replace
 from typing import Any
 
+from job.adapters import peft_fields
 from job.batch import settle_batch
 from job.candidates import Case, per_device_sizes
 from job.choice import Choice, choose
@@ -94,7 +95,7 @@ def _case(spec: JobSpec, facts: Facts, reasons: dict[str, str] | None = None) ->
 
 def _parameters(spec: JobSpec, facts: Facts) -> Parameters:
     """The names of tensors do not tell of experts with adapters, which are fused only in memory: the dry run does."""
-    counted = count_parameters(facts.model, spec.lora_r, spec.target_modules)
+    counted = count_parameters(facts.model, spec.adapter, peft_fields(spec))
     if facts.dry_run and not facts.dry_run.failure:
         return replace(counted, adapter=facts.dry_run.adapter_parameters)
     return counted

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from job.activations import knows
+from job.activations import formula_holds
+from job.adapters import KINDS, peft_fields
 from job.batch import effective_max_length
 from job.compatibility import can_pack
 from job.inspection import Inputs
@@ -53,7 +54,8 @@ def gather(
 ) -> Facts:
     """All facts; *model_folder* has the model's config.json, and *find_rows* is called while the probes run."""
     packing = _packing_run(model_folder, shop) if spec.packing is not False and can_pack(spec) else None
-    dry_run = None if knows(inputs.model.facts.config) else _dry_run(spec, inputs.model.facts, model_folder, shop)
+    measured = not KINDS[spec.adapter].is_prompt and not formula_holds(spec, inputs.model.facts.config)
+    dry_run = None if not measured else _dry_run(spec, inputs.model.facts, model_folder, shop)
     return Facts(
         hardware=inputs.hardware,
         model=inputs.model.facts,
@@ -71,9 +73,8 @@ def _packing_run(model_folder: Path, shop: Workshop) -> ProbeRun[PackingProbe]:
 def _dry_run(spec: JobSpec, model: ModelFacts, model_folder: Path, shop: Workshop) -> ProbeRun[DryRun]:
     task = DryRunTask(
         model_path=model_folder,
-        lora_r=spec.lora_r,
-        lora_dropout=spec.lora_dropout,
-        target_modules=spec.target_modules,
+        adapter=spec.adapter,
+        fields=peft_fields(spec),
         # The most that the plan can come to: whether rows are packed or padded it decides later.
         tokens=effective_max_length(spec, model),
         masked=True,

@@ -120,9 +120,8 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 # Of the shapes that `tests.plans` asks for: the job's defaults, in packs.
-DRY_RUN_TASK = DryRunTask(
-    model_path=Path("unused"), lora_r=16, lora_dropout=0, target_modules=("all-linear",), tokens=2048, masked=True
-)
+LORA = {"r": 16, "lora_dropout": 0.0, "target_modules": ["all-linear"]}
+DRY_RUN_TASK = DryRunTask(model_path=Path("unused"), adapter="lora", fields=LORA, tokens=2048, masked=True)
 
 
 def golden_path(name: str, folder: Path = GOLDEN) -> Path:
@@ -151,11 +150,12 @@ def build(config: dict[str, Any]) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.bfloat16)
 
 
-def model_facts(name: str) -> ModelFacts:
-    """The facts of the model *name*, all weights in bfloat16, from transformers' own code."""
+def model_facts(name: str, config: dict[str, Any] | None = None) -> ModelFacts:
+    """The facts of the model *name*, or of one of that *config*, all weights in bfloat16, from transformers' own
+    code."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    config = MODELS[name][1]
+    config = config or MODELS[name][1]
     model = build(config)
     weights = revert_weight_conversion(model, dict(model.named_parameters()))
     tensors = tensor_groups((key, {"shape": list(weight.shape), "dtype": "BF16"}) for key, weight in weights.items())
@@ -169,7 +169,7 @@ def model_facts(name: str) -> ModelFacts:
         dtypes={"BF16": parameters},
         tensors=tensors,
         config=config,
-        max_length=config["max_position_embeddings"],
+        max_length=config.get("max_position_embeddings"),
         identity=hashlib.sha256(name.encode()).hexdigest(),
     )
 

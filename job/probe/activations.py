@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
@@ -29,7 +29,7 @@ from job.probe.layers import Depths, depths, quantized_linears, stack
 from job.probe.live import Bytes, GpuKernels, LiveBytes
 from job.records import Activations, DryRun, DryRunTask, Precision
 from job.rundir import read_record, write_json
-from job.train.targets import target_modules
+from job.train.adapters import peft_config
 
 REASON_LENGTH = 160  # characters; upstream's messages can be a page long
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -65,7 +65,7 @@ def measure(config: PreTrainedConfig, task: DryRunTask, tensors: AbstractContext
         linears, layers = quantized_linears(base), stack(base)
         deep = depths(layers, config)
         del layers[deep.more :]
-        model = get_peft_model(base, _lora(task, base), autocast_adapter_dtype=False).train()
+        model = get_peft_model(base, _adapter(task, base), autocast_adapter_dtype=False).train()
     more, more_adapters = _all_parts(model, task, tensors), _adapter_parameters(model)
     del layers[deep.few :]
     few, few_adapters = _all_parts(model, task, tensors), _adapter_parameters(model)
@@ -94,13 +94,10 @@ def _mask(batch_size: int, q_length: int, kv_length: int, **kwargs: Any) -> torc
     return torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool)
 
 
-def _lora(task: DryRunTask, model: PreTrainedModel) -> LoraConfig:
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=task.lora_r,
-        lora_dropout=task.lora_dropout,
-        target_modules=target_modules(model, task.target_modules),
-    )
+def _adapter(task: DryRunTask, model: PreTrainedModel) -> PeftConfig:
+    # Nothing that begins with the base's weights can be worked out without them, and it has LoRA's shapes.
+    fields = task.fields | ({"init_lora_weights": True} if "init_lora_weights" in task.fields else {})
+    return peft_config(task.adapter, fields, model)
 
 
 def _all_parts(model: PeftModel, task: DryRunTask, tensors: AbstractContextManager[Any]) -> dict[Precision, Parts]:

@@ -1,7 +1,7 @@
 """What the probes find: of the model by running its code on little or nothing, of the machine by trying it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,9 +23,8 @@ class Activations(Record):
 
 class DryRunTask(Record):
     model_path: Path  # a folder with config.json; no weights are read
-    lora_r: int
-    lora_dropout: float
-    target_modules: tuple[str, ...]  # ("all-linear",) or names of modules
+    adapter: str  # JOB_ADAPTER
+    fields: dict[str, Any]  # of its PEFT config, but for what depends on the model's modules
     tokens: int  # of one row: attention without a fused kernel grows with their square
     masked: bool  # rows are padded or packed, so attention gets a mask
     adapter_dtypes: tuple[Precision, ...] = ("bf16", "fp32")

@@ -1,5 +1,6 @@
 """The adapter as one set of whole tensors, wherever its parts are, and the folder it is published as."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,10 +55,22 @@ def save_adapter(
     """Write ``adapter_model.safetensors`` with *tensors*, ``adapter_config.json`` and the tokenizer with its chat
     template. Nothing in them names a path of this machine."""
     # The base's own embedding stays out, even where it was resized: the adapter holds the rows that are new.
-    model.save_pretrained(folder, state_dict=tensors | _projections(model), save_embedding_layers=False)
+    if model.peft_config["default"].is_prompt_learning:
+        _save_virtual_tokens(model, tensors, folder)
+    else:
+        model.save_pretrained(folder, state_dict=tensors | _projections(model), save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card; the job writes its own
     _name_base(folder / "adapter_config.json", task)
+
+
+def _save_virtual_tokens(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """As PEFT's ``save_pretrained``, which reads them from the model instead, where a rank may have only a part."""
+    config = copy.copy(model.peft_config["default"])
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    (embeddings,) = tensors.values()
+    save_file({"prompt_embeddings": embeddings.contiguous()}, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
 def has_taken_from_base(model: PeftModel) -> bool:

@@ -25,7 +25,7 @@ PASSING = Activations(saved=1e6, boundary=1e5, layer=2e5, transient=1e4, source=
 
 
 def parameters(name: str = LLAMA) -> Parameters:
-    return count_parameters(golden_facts(name), 16, ALL)
+    return count_parameters(golden_facts(name), "lora", {"r": 16, "target_modules": list(ALL)})
 
 
 def setup(**changes: Any) -> Setup:
@@ -103,7 +103,14 @@ def test_the_comparison_with_published_totals_is_the_arithmetic_of_today(quantiz
     targets = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     theirs = setup(quantization=quantization, adapter_dtype="bf16", per_device=2, packing=False)
     passing = activations(golden_facts(LLAMA).config, Adapter("bf16", 8, 0.0, targets), TOKENS, True)
-    found = lines(estimate(count_parameters(golden_facts(LLAMA), 8, targets), passing, theirs, 24))
+    found = lines(
+        estimate(
+            count_parameters(golden_facts(LLAMA), "lora", {"r": 8, "target_modules": list(targets)}),
+            passing,
+            theirs,
+            24,
+        )
+    )
 
     ours = [
         found["base weights"], found["adapter and gradients"] + found["optimizer"], found["activations"],

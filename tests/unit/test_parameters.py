@@ -68,7 +68,7 @@ GPT2 = model(
 
 
 def test_layers_may_stand_at_the_beginning_of_a_name():
-    found = count_parameters(GPT2, 16, ALL)
+    found = count_parameters(GPT2, "lora", {"r": 16, "target_modules": list(ALL)})
 
     assert found.linear == 12 * 12 * 768 * 768
     assert found.adapter == 12 * 16 * (768 * 4 + 768 * 2 + 768 * 5 + 768 * 5)

@@ -102,8 +102,8 @@ class Run:
         assert ended.returncode == 0, ended.stdout[-6000:]
         return self
 
-    def attempt(self) -> "subprocess.CompletedProcess[str]":
-        """Train, however that ends."""
+    def write(self) -> tuple[JobSpec, TrainTask]:
+        """What the worker is to read."""
         spec = JobSpec(model="org/m", dataset_uri="org/d", **self.settings)
         task = TrainTask(
             model_path=self.inputs.model, data_path=self.inputs.data, base_model_name="org/m", base_model_revision=None,
@@ -111,7 +111,11 @@ class Run:
         )  # fmt: skip
         for path, record in ((self.files.spec, spec), (self.files.plan, self.plan), (self.files.train_task, task)):
             write_json(path, record)
-        self.root.mkdir(parents=True, exist_ok=True)
+        return spec, task
+
+    def attempt(self) -> "subprocess.CompletedProcess[str]":
+        """Train, however that ends."""
+        self.write()
         env = _env(shim=self.shim and self.plan.strategy in SHARDED)
         command = [self.module if part == "job.train" else part for part in launch_command(self.plan, self.files)]
         return subprocess.run(

@@ -58,8 +58,11 @@ FORMULA = {name: MODELS[name][1] for name in (
 }  # fmt: skip
 
 
-def task(dropout: float = 0.0, masked: bool = False, tokens: int = 211, **changes: Any) -> DryRunTask:
-    settings = {"model_path": "unused", "lora_r": 16, "lora_dropout": dropout, "target_modules": ALL}
+def task(
+    dropout: float = 0.0, masked: bool = False, tokens: int = 211, targets: tuple[str, ...] = ALL, **changes: Any
+) -> DryRunTask:
+    lora = {"r": 16, "lora_dropout": dropout, "target_modules": list(targets)}
+    settings = {"model_path": "unused", "adapter": "lora", "fields": lora}
     return DryRunTask(**{**settings, "tokens": tokens, "masked": masked, **changes})
 
 
@@ -70,7 +73,7 @@ def dry_run(config: dict[str, Any], asked: DryRunTask) -> DryRun:
 def tiny_model(kind: str, asked: DryRunTask, dtype: Precision) -> torch.nn.Module:
     with torch.device("meta"):
         base = probe._base_model(AutoConfig.for_model(**KINDS[kind]), asked.masked)
-        model = get_peft_model(base, probe._lora(asked, base), autocast_adapter_dtype=False).train()
+        model = get_peft_model(base, probe._adapter(asked, base), autocast_adapter_dtype=False).train()
     probe._fill(model, probe.DTYPES[dtype])
     return model
 
@@ -163,7 +166,7 @@ def test_the_formula_knows_which_modules_are_adapted(name, targets):
 def deviation(name: str, targets: tuple[str, ...], dropout: float, masked: bool) -> float:
     """The largest share by which a peak of the formula is off the dry run's, plain or checkpointed, in either dtype."""
     config = FORMULA[name]
-    found = dry_run(config, task(dropout, masked, tokens=2048, target_modules=targets))
+    found = dry_run(config, task(dropout, masked, tokens=2048, targets=targets))
     assert set(found.activations) == {"bf16", "fp32"}
     formulas = {
         dtype: activations(config, Adapter(dtype, 16, dropout, targets), 2048, masked) for dtype in found.activations
@@ -232,7 +235,7 @@ def test_fused_experts_are_neither_quantized_nor_adapted():
 def test_an_architecture_that_cannot_be_run_is_told_and_not_raised(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(EXPERTS))
     experts = ("gate_proj", "up_proj", "down_proj")
-    found = probe.dry_run(task(0.1, model_path=tmp_path, target_modules=experts))  # PEFT refuses dropout over them
+    found = probe.dry_run(task(0.1, model_path=tmp_path, targets=experts))  # PEFT refuses dropout over them
 
     assert "lora_dropout" in found.failure
     assert found.activations == {}

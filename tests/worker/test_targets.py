@@ -4,9 +4,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from job.adapters import KINDS, peft_fields
 from job.parameters import count_parameters
+from job.spec import JobSpec
+from job.train.adapters import peft_config
 from job.train.targets import ALL_LINEAR, target_modules
-from tests.models import MODELS, build, golden_facts
+from tests.models import MODELS, build, golden_facts, model_facts
 
 TINY = {
     "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "vocab_size": 128, "num_attention_heads": 4,
@@ -63,7 +66,7 @@ def test_modules_asked_for_by_name_are_taken_as_they_are(config):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_plan_counts_the_adapter_that_peft_makes(name):
-    counted = count_parameters(golden_facts(name), lora_r=16, target_modules=(ALL_LINEAR,)).adapter
+    counted = count_parameters(golden_facts(name), "lora", {"r": 16, "target_modules": [ALL_LINEAR]}).adapter
 
     assert counted == sum(trainable(adapted(MODELS[name][1])).values())
 
@@ -71,6 +74,55 @@ def test_the_plan_counts_the_adapter_that_peft_makes(name):
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), ("self_attn.o_proj",)])
 def test_the_plan_counts_the_adapter_of_modules_asked_for_by_name(targets):
     name = "Qwen/Qwen2.5-0.5B"
-    counted = count_parameters(golden_facts(name), lora_r=16, target_modules=targets).adapter
+    counted = count_parameters(golden_facts(name), "lora", {"r": 16, "target_modules": list(targets)}).adapter
 
     assert counted == sum(trainable(adapted(MODELS[name][1], *targets)).values()) > 0
+
+
+GPT2 = {"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 128}
+QWEN3 = TINY | {"model_type": "qwen3", "head_dim": 32}
+
+
+COUNTED = [
+    *((name, {}) for name in KINDS),
+    ("lora", {"use_dora": True, "lora_r": 4}),
+    ("lora", {"modules_to_save": ["lm_head"]}),
+    ("ia3", {"modules_to_save": ["wte", "embed_tokens"]}),
+    ("loha", {"peft_args": {"r": 3}}),
+    ("lokr", {"peft_args": {"r": 2, "decompose_both": True}}),
+    ("lokr", {"peft_args": {"r": 2, "decompose_factor": 4}}),
+    ("oft", {"peft_args": {"oft_block_size": 24}}),
+    ("oft", {"peft_args": {"r": 4}}),
+    ("oft", {"peft_args": {"block_share": True}}),
+    ("vera", {"peft_args": {"r": 8}}),
+    ("prefix", {"num_virtual_tokens": 7}),
+]
+NOT_FOR_CONV1D = ("loha", "lokr", "oft")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings", "config"),
+    [
+        pytest.param(*one, config, id=f"{name}-{number}-{one[0]}")
+        for name, config in (("llama", LLAMA), ("qwen3", QWEN3), ("gpt2", GPT2))
+        for number, one in enumerate(COUNTED)
+        if not (config is GPT2 and one[0] in NOT_FOR_CONV1D)
+    ],
+)
+def test_the_plan_counts_every_adapter_as_peft_makes_it(adapter, settings, config):
+    spec = JobSpec(model="org/m", adapter=adapter, **settings)
+    base = build(config)
+    with torch.device("meta"):
+        model = get_peft_model(base, peft_config(adapter, peft_fields(spec), base))
+
+    counted = count_parameters(model_facts("org/m", config), adapter, peft_fields(spec)).adapter
+
+    assert counted == sum(trainable(model).values()) > 0
+
+
+def test_embeddings_asked_for_by_name_are_counted():
+    targets = ("q_proj", "embed_tokens")
+
+    counted = count_parameters(model_facts("org/m", LLAMA), "lora", {"r": 16, "target_modules": list(targets)}).adapter
+
+    assert counted == sum(trainable(adapted(LLAMA, *targets)).values()) > 0
