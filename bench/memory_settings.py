@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from job.plan import make_plan
-from job.prepare.batch import SplitBatch
+from job.prepare.batch import split_batch
+from job.prepare.shape import Shaped
 from job.prepare.write import SplitWriter
 from job.records import DatasetFacts, Facts, HardwareFacts, PackingProbe, Plan, Quantization
 from job.spec import JobSpec
@@ -100,11 +101,11 @@ SETTINGS = (
 
 def write_rows(setting: Setting, path: Path) -> None:
     """Random rows, every token of which carries loss."""
-    lengths = np.array(setting.row_lengths)
-    ids = np.random.default_rng(0).integers(3, TOKEN_IDS, lengths.sum(), dtype=np.int32)
-    rows = SplitBatch(
-        input_ids=ids, labels=ids, lengths=lengths, contents=np.arange(len(lengths), dtype=np.uint64), truncated_rows=0,
-        truncated_tokens=0, dropped_rows=0, dropped_tokens=0,
-    )  # fmt: skip
+    random = np.random.default_rng(0)
+    rows = [
+        Shaped((ids, ids), length, length, length)
+        for length in setting.row_lengths
+        for ids in [random.integers(3, TOKEN_IDS, length, dtype=np.int32)]
+    ]
     with SplitWriter(path, setting.length, setting.packing) as writer:
-        writer.add(rows)
+        writer.add(split_batch("sft", rows, range(len(rows))))

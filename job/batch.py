@@ -40,7 +40,8 @@ def settle_batch(spec: JobSpec, facts: Facts, num_processes: int, reasons: dict[
     packing, rows = _packing(spec, facts, max_length, num_processes, reasons)
     dataset = facts.dataset
     # Of rows that were not all seen, one may be as long as is allowed.
-    longest = max_length if packing or dataset.sampled else min(max_length, dataset.max_tokens)
+    answer = spec.max_completion_length or 0
+    longest = max_length if packing or dataset.sampled else min(max_length, dataset.max_tokens + answer)
     return Batch(max_length, longest + virtual_tokens(spec), packing, rows, _share(spec, rows, num_processes))
 
 

@@ -8,7 +8,7 @@ from job.adapters import KINDS
 from job.batch import Batch
 from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, settled_optim, works
 from job.facts.gpus import GpuSpeed, speed_of
-from job.memory import Setup, estimate
+from job.memory import Setup, cache_per_token, estimate
 from job.parameters import Parameters
 from job.records import Activations, Facts, MemoryEstimate, Precision, Quantization, Strategy
 from job.spec import JobSpec
@@ -110,6 +110,9 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         masked=is_masked(case.facts.model.config, case.batch.longest, per_device > 1, case.batch.packing),
         optim=settled_optim(case.spec.optim, way.strategy, way.quantization),
         dropout=case.spec.lora_dropout > 0,
+        drawn=case.batch.share if case.spec.num_generations else 0,
+        cache_per_token=cache_per_token(case.facts.model.config, case.precision),
+        vocabulary=int(case.facts.model.config.get("vocab_size") or 0),
     )
     smallest_gib = min(gpu.memory_gib for gpu in case.facts.hardware.gpus)
     memory = estimate(case.parameters, _activations(case, setup), setup, smallest_gib)

@@ -11,8 +11,7 @@ from job.settings import Settings
 
 EVERY: tuple[Strategy, ...] = ("single", "ddp", "fsdp", "zero2", "zero3", "cpu")
 
-# With these a model draws answers as one that is whole in each process: sharded, the base would come together for every
-# token, and DeepSpeed's engine steps its optimizer by its own count of passes.
+# With these a model that draws answers is whole in each process.
 DRAWS_WITH: tuple[Strategy, ...] = ("single", "ddp", "cpu")
 
 
@@ -85,6 +84,8 @@ def _to_the_base(spec: Settings, quantization: Quantization) -> str | None:
 
 
 def _to_sharing(spec: Settings, strategy: Strategy, quantization: Quantization) -> str | None:
+    if spec.num_generations and strategy not in DRAWS_WITH:
+        return "answers are drawn token by token, and a shared base would come together for each of them"
     if strategy == "zero3" and changes_base(spec):
         return f"{spec.init_lora_weights} needs whole weights, of which ZeRO-3 leaves each GPU a part"
     return None

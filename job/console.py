@@ -55,9 +55,11 @@ class Console:
     def rows(self, prepared: Prepared) -> None:
         train = prepared.train
         packs = f" in {train.sequences:,} packs" if train.sequences != train.rows else ""
+        # Of prompts nothing is trained, but of the answers that are drawn to them.
+        trained = f", {train.trained_tokens / train.tokens:.0%} trained" if train.trained_tokens else ""
         self.say(
-            f"  {train.rows:,} rows{packs}, {train.tokens:,} tokens, {train.trained_tokens / train.tokens:.0%} trained "
-            f"({prepared.format}: {prepared.format_reason})"
+            f"  {train.rows:,} rows{packs}, {train.tokens:,} tokens{trained} ({prepared.format}: "
+            f"{prepared.format_reason})"
         )
         if prepared.chat_template:
             self.say(f"  chat template: {prepared.chat_template}")
@@ -100,7 +102,7 @@ class Console:
                 loss = "" if self._done_before or not event["step"] else f", mean loss {event['train_loss']:.4f}"
                 self.say(f"  {event['step'] - self._done_before} steps in {event['train_runtime']:.1f} s{loss}")
             case "evaluation":
-                self.say(f"  step {event['step']}/{event['total_steps']}  eval loss {event['eval_loss']:.4f}")
+                self.say(f"  step {event['step']}/{event['total_steps']}  eval {_measured(event, 'eval_')}")
 
     def curve(self, findings: Iterable[CurveFinding]) -> None:
         """What the curve of training shows; what may need another setting is a warning."""
@@ -110,7 +112,7 @@ class Console:
 
     def _progress(self, event: dict[str, Any], speed: Speed | None) -> None:
         step, total = event["step"], event["total_steps"]
-        line = f"  step {step}/{total}  loss {event['loss']:.4f}  lr {event['learning_rate']:.2e}"
+        line = f"  step {step}/{total}  {_measured(event)}  lr {event['learning_rate']:.2e}"
         if speed:
             line += f"  {speed.tokens_per_s:,.0f} tokens/s  {duration((total - step) * speed.step_s)} left"
             self._correct(speed.tokens_per_s, total * speed.step_s)
@@ -147,6 +149,12 @@ class Console:
         with contextlib.suppress(OSError, ValueError):  # the latter says that the stream is closed
             self._stream.write(text)
             self._stream.flush()
+
+
+def _measured(event: dict[str, Any], prefix: str = "") -> str:
+    """What a step is judged by: the reward where answers are drawn, whose loss says nothing, else the loss."""
+    name = "reward" if f"{prefix}reward" in event else "loss"
+    return f"{name} {event[prefix + name]:.4f}"
 
 
 def forecast_lines(spec: JobSpec, forecast: Forecast, num_gpus: int) -> Iterator[str]:

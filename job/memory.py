@@ -5,6 +5,7 @@ GPU run has not confirmed yet is said where it stands.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from job.optimizers import OPTIMIZERS
 from job.parameters import Parameters
@@ -34,6 +35,11 @@ ZERO3_LIVE = 1_000_000_000
 CONTEXT_GIB = 0.6
 # Buffers and channels of NCCL between the GPUs of one machine. Stated, not measured.
 NCCL_GIB = 0.5
+# Logits, the processors' copy, and probabilities.
+SAMPLING_COPIES = 3
+# A cache grows by concatenation, which holds a layer's old keys and values beside the new ones; and freed blocks of
+# other sizes stay with the allocator. Stated, not measured.
+CACHE_GROWTH = 1.1
 # Of what comes and goes in a step, what PyTorch's allocator holds without using it. Stated, not measured.
 SLACK = 0.05
 
@@ -55,6 +61,10 @@ class Setup:
     masked: bool  # attention gets a mask and looks at all pairs of tokens
     optim: str
     dropout: bool
+    drawn: int = 0  # answers that are drawn at a time; 0: the rows hold them
+    cache_per_token: int = 0  # bytes of keys and values
+    vocabulary: int = 0
+    reward_bytes: int = 0  # of a reward model's weights
 
     @property
     def tokens(self) -> int:
@@ -75,7 +85,7 @@ class Setup:
 
 def estimate(parameters: Parameters, activations: Activations, setup: Setup, memory_gib: float) -> MemoryEstimate:
     """What one GPU of *memory_gib* holds at the fullest moment of a step, with *activations* for *setup*'s dtypes."""
-    kept = [_base(parameters, setup), _gathered(parameters, setup), *_adapter(parameters, setup)]
+    kept = [_base(parameters, setup), _gathered(parameters, setup), *_adapter(parameters, setup), _judge(setup)]
     passing = [
         _activations(activations, setup),
         _int8_inputs(parameters, setup),
@@ -90,8 +100,9 @@ def estimate(parameters: Parameters, activations: Activations, setup: Setup, mem
     if setup.num_processes > 1:
         fixed.append(MemoryItem(name="NCCL", gib=NCCL_GIB, why="buffers between the GPUs"))
     training = [item for item in (*kept, *passing, slack, *fixed) if item.gib]
+    drawing = [item for item in (*kept, *_drawing(activations, setup), *fixed) if item.gib] if setup.drawn else []
     loading = [*_loading(parameters, setup), *fixed]
-    fullest = max(training, loading, key=lambda items: sum(item.gib for item in items))
+    fullest = max(training, drawing, loading, key=lambda items: sum(item.gib for item in items))
     return MemoryEstimate(items=tuple(fullest), limit_gib=USABLE_SHARE * memory_gib)
 
 
@@ -172,6 +183,36 @@ def _activations(activations: Activations, setup: Setup) -> MemoryItem:
         gib=per_token * setup.tokens / GIB,
         why=f"{setup.per_device} × {setup.length} tokens × {per_token / 2**20:.2f} MiB, {what} ({activations.source})",
     )
+
+
+def _judge(setup: Setup) -> MemoryItem:
+    return MemoryItem(name="reward model", gib=setup.reward_bytes / GIB, why="its weights, on each GPU")
+
+
+def _drawing(activations: Activations, setup: Setup) -> list[MemoryItem]:
+    """While answers are drawn: all of a step at once (trl 1.16, `_generate_single_turn`), with keys and values of every
+    token so far, and the last token's logits, which sampling copies and normalizes in 32 bits (transformers 5.23,
+    generation/utils.py, `_sample`). No activations are kept; the prompts pass through a layer at a time."""
+    tokens = setup.drawn * setup.length
+    logits = setup.drawn * setup.vocabulary * BYTES["fp32"] * SAMPLING_COPIES
+    return [
+        MemoryItem(
+            name="keys and values",
+            gib=tokens * setup.cache_per_token * CACHE_GROWTH / GIB,
+            why=f"{setup.drawn} answers × {setup.length} tokens × {setup.cache_per_token / 2**10:.0f} KiB, and the "
+            "layer that is being lengthened",
+        ),
+        MemoryItem(name="logits to draw from", gib=logits / GIB, why=f"{setup.drawn} × {setup.vocabulary:,} in fp32"),
+        MemoryItem(name="prompts read", gib=tokens * activations.transient / GIB, why="one layer at a time"),
+    ]
+
+
+def cache_per_token(config: dict[str, Any], precision: Precision) -> int:
+    """Bytes of keys and values of one token in all layers of a model with that ``config.json``."""
+    heads = int(config.get("num_attention_heads") or 1)
+    size = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
+    layers, shared = int(config.get("num_hidden_layers") or 0), int(config.get("num_key_value_heads") or heads)
+    return 2 * layers * shared * size * BYTES[precision]
 
 
 def _int8_inputs(parameters: Parameters, setup: Setup) -> MemoryItem:

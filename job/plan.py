@@ -162,7 +162,8 @@ def _gpu_plan(case: Case, choice: Choice, decided: Decided | None, reasons: dict
         alternatives=choice.alternatives,
         reasons=reasons,
     )
-    why = how_fast(case.facts.hardware.gpus)
+    # How long answers take to draw depends on how long they become.
+    why = None if case.spec.num_generations else how_fast(case.facts.hardware.gpus)
     foreseen = forecast(case.spec, plan, case.facts.dataset, choice.taken.tokens_per_s, why) if why else None
     return plan.model_copy(update={"forecast": foreseen})
 

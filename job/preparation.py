@@ -52,6 +52,7 @@ def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop, template_time: date
     template that asks for the date gets *template_time*, or else the present."""
     datasets, model, held_out = shop.cache / "datasets", inputs.model, inputs.held_out
     return PrepareTask(
+        method=spec.method,
         train_files=data_files(inputs.train, spec.dataset_weights, datasets),
         eval_files=data_files([held_out], (), datasets) if held_out else (),
         tokenizer=model.localize(shop.cache / "models", weights=False),
@@ -80,6 +81,7 @@ def prompt_settings(spec: JobSpec) -> PromptSettings | None:
         scores=tuple(name for name in rewarded(spec) if name in SCORES),
         marker=spec.reward_marker,
         max_completion_length=spec.max_completion_length,
+        per_step=spec.global_batch_size // (spec.num_generations or 1),
     )
 
 

@@ -42,11 +42,6 @@ def of_rewards(spec: Settings) -> Iterator[str]:
             f"JOB_MAX_LENGTH={spec.max_length} leaves no room for a prompt beside "
             f"JOB_MAX_COMPLETION_LENGTH={spec.max_completion_length}; raise it, or lower the other"
         )
-    if spec.strategy in ("fsdp", "zero2", "zero3"):
-        yield (
-            f"JOB_STRATEGY={spec.strategy} cannot draw answers for JOB_METHOD={spec.method}: each token would bring "
-            "the base together once more; use ddp, or single with JOB_ADAPTER=qlora for a base that is too large"
-        )
     if spec.cpu_offload is True:
         yield f"JOB_CPU_OFFLOAD=true is done by fsdp, which JOB_METHOD={spec.method} does not work with; leave it unset"
 

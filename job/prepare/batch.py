@@ -1,7 +1,7 @@
 """What one process makes of some records: tokens for both splits, and what the gate is to know of the rows."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.errors import BadData
-from job.prepare.encode import IGNORED, Tokens
-from job.prepare.formats import Chat, Example, Reading, oddities, to_example
+from job.prepare.encode import Tokens
+from job.prepare.formats import Chat, Example, Judged, Reading, answers, oddities
 from job.prepare.mix import content_hash, copies, is_held_out
+from job.prepare.preferences import to_example
 from job.prepare.read import Record, to_row
+from job.prepare.shape import COLUMNS, FLAG, Shaped, shape
 from job.prepare.tokenize import RowTokenizer
 from job.records import Format, PrepareTask
 
@@ -30,19 +32,46 @@ class Candidate(NamedTuple):
 class SplitBatch:
     """Rows of one split, cut to max_length, without those that have nothing left to learn.
 
-    *input_ids* and *labels* hold the rows one after the other, *lengths* tokens each. *contents* are 64 bits of each
-    row's content, once however often it is trained on. *texts* stand beside the tokens of each prompt.
+    *columns* hold the rows one after the other, *sizes* elements each; *lengths* are the tokens of the longest sequence
+    of each row. *contents* are 64 bits of each source row's content, once however often it is trained on. *texts* stand
+    beside the tokens of each prompt.
     """
 
-    input_ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
+    columns: dict[str, NDArray[np.int32]]
+    sizes: dict[str, NDArray[np.int64]]
     lengths: NDArray[np.int64]
     contents: NDArray[np.uint64]
-    truncated_rows: int
-    truncated_tokens: int
-    dropped_rows: int
-    dropped_tokens: int
+    tokens: int = 0
+    trained_tokens: int = 0
+    truncated_rows: int = 0
+    truncated_tokens: int = 0
+    dropped_rows: int = 0
+    dropped_tokens: int = 0
     texts: list[tuple[str | None, ...]] = field(default_factory=list)
+
+    @property
+    def good_rows(self) -> int:
+        """Rows of an answer that is labelled as good."""
+        return int(self.columns[FLAG].sum()) if FLAG in self.columns else 0
+
+
+def split_batch(method: str, rows: Sequence[Shaped], contents: Sequence[int]) -> SplitBatch:
+    """*rows* for *method*, made of source rows with *contents*."""
+    kept = [(row, row.columns) for row in rows if row.columns is not None]
+    dropped = [row for row in rows if row.columns is None]
+    by_name = {name: [columns[number] for _, columns in kept] for number, name in enumerate(COLUMNS[method])}
+    return SplitBatch(
+        columns={name: _joined(values) for name, values in by_name.items()},
+        sizes={name: np.array([len(each) for each in values], dtype=np.int64) for name, values in by_name.items()},
+        lengths=np.array([row.longest for row, _ in kept], dtype=np.int64),
+        contents=np.array(contents, dtype=np.uint64),
+        tokens=sum(row.tokens for row, _ in kept),
+        trained_tokens=sum(row.trained for row, _ in kept),
+        truncated_rows=sum(row.cut > 0 for row in rows),
+        truncated_tokens=sum(row.cut for row in rows),
+        dropped_rows=len(dropped),
+        dropped_tokens=sum(row.tokens for row in dropped),
+    )
 
 
 @dataclass(frozen=True)
@@ -85,13 +114,17 @@ class RowWorker:
         """
         outcomes = [self._accept(candidate) for candidate in candidates]
         accepted = [row for row in outcomes if isinstance(row, _Accepted)]
-        tokens = iter(self.tokenizer([(row.where, row.example) for row in accepted]))
-        pairs = [(row, next(tokens)) if isinstance(row, _Accepted) else (None, row) for row in outcomes]
-        good = [(row, ids) for row, ids in pairs if row and isinstance(ids, Tokens)]
+        tokens = iter(self.tokenizer([(row.where, answer) for row in accepted for answer in answers(row.example)]))
+        pairs = [
+            (row, [next(tokens) for _ in answers(row.example)]) if isinstance(row, _Accepted) else (None, [row])
+            for row in outcomes
+        ]
+        good = [(row, whole) for row, found in pairs if row and len(whole := _tokens_among(found)) == len(found)]
+        problems = [[one for one in found if isinstance(one, BadData)] for _, found in pairs]
         return Batch(
-            problems=[problem for _, problem in pairs if isinstance(problem, BadData)],
-            oddities=Counter(odd for row, _ in good if isinstance(row.example, Chat) for odd in oddities(row.example)),
-            conversations=sum(isinstance(row.example, Chat) for row, _ in good),
+            problems=[found[0] for found in problems if found],
+            oddities=Counter(odd for row, _ in good for odd in _oddities(row.example)),
+            conversations=sum(isinstance(answers(row.example)[0], Chat) for row, _ in good),
             train=self._split(good, is_eval=False),
             eval=self._split(good, is_eval=True),
         )
@@ -110,27 +143,27 @@ class RowWorker:
         times = 1 if is_eval else copies(row, candidate.weight, self.task.seed)
         return _Accepted(row.where, example, content, is_eval, times) if times else None
 
-    def _split(self, rows: Sequence[tuple[_Accepted, Tokens]], *, is_eval: bool) -> SplitBatch:
+    def _split(self, rows: Sequence[tuple[_Accepted, list[Tokens]]], *, is_eval: bool) -> SplitBatch:
         mine = [(row, tokens) for row, tokens in rows if row.is_eval is is_eval]
-        whole = [tokens for row, tokens in mine for _ in range(row.times)]
-        cut = [Tokens(row.input_ids[: self.task.max_length], row.labels[: self.task.max_length]) for row in whole]
-        kept = [row for row in cut if (row.labels != IGNORED).any()]
-        tokens, cut_tokens, kept_tokens = map(_count, (whole, cut, kept))
-        return SplitBatch(
-            input_ids=_joined(row.input_ids for row in kept),
-            labels=_joined(row.labels for row in kept),
-            lengths=np.array([len(row.input_ids) for row in kept], dtype=np.int64),
-            contents=np.array([row.content for row, _ in mine], dtype=np.uint64),
-            truncated_rows=sum(len(row.input_ids) > self.task.max_length for row in whole),
-            truncated_tokens=tokens - cut_tokens,
-            dropped_rows=len(cut) - len(kept),
-            dropped_tokens=cut_tokens - kept_tokens,
-        )
+        shaped = [
+            one
+            for row, tokens in mine
+            for one in shape(self.task.method, tokens, _is_good(row.example), self.task.max_length) * row.times
+        ]
+        return split_batch(self.task.method, shaped, [row.content for row, _ in mine])
 
 
-def _count(rows: Sequence[Tokens]) -> int:
-    return sum(len(row.input_ids) for row in rows)
+def _is_good(example: Example) -> bool | None:
+    return example.is_good if isinstance(example, Judged) else None
 
 
-def _joined(arrays: Iterator[NDArray[np.int32]]) -> NDArray[np.int32]:
+def _oddities(example: Example) -> set[str]:
+    return {odd for answer in answers(example) if isinstance(answer, Chat) for odd in oddities(answer)}
+
+
+def _tokens_among(found: Sequence[Tokens | BadData | None]) -> list[Tokens]:
+    return [one for one in found if isinstance(one, Tokens)]
+
+
+def _joined(arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
     return np.concatenate([np.empty(0, dtype=np.int32), *arrays])

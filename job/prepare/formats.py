@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from job.errors import BadData
+from job.methods import METHODS
 from job.prepare.read import Row
 from job.records import Format
 
@@ -34,9 +35,6 @@ _NEEDS: dict[Format, tuple[str, ...]] = {
     "text": ("text",),
     "prompt-only": ("prompt",),
 }
-_TRAINABLE: tuple[Format, ...] = ("messages", "sharegpt", "prompt-completion", "alpaca", "text")
-# What a model can be asked to answer; an answer that is there too is the one to compare with.
-_ANSWERABLE: tuple[Format, ...] = ("prompt-only", "prompt-completion", "messages", "sharegpt", "alpaca")
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,33 @@ class Text:
     text: str
 
 
-Example = Chat | Text
+Answer = Chat | Text
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt: *chosen* is better than *rejected*."""
+
+    chosen: Answer
+    rejected: Answer
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer that is good or bad."""
+
+    answer: Answer
+    is_good: bool
+
+
+Example = Answer | Pair | Judged
+
+
+def answers(example: Example) -> tuple[Answer, ...]:
+    """Every answer of *example*, each with its prompt."""
+    if isinstance(example, Pair):
+        return example.chosen, example.rejected
+    return (example.answer if isinstance(example, Judged) else example,)
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,7 @@ class Reading:
     format: Format | None  # None: recognise it
     response_template: str | None
     has_chat_template: bool
-    asks: bool = False  # the model answers itself: rows are prompts
+    method: str = "sft"
 
     def column(self, name: str) -> str:
         """What the data calls *name*."""
@@ -91,16 +115,14 @@ def recognise(row: Row, reading: Reading) -> tuple[Format, str]:
             "Map them: JOB_COLUMNS=prompt=question,completion=answer. Known: messages; conversations; prompt and "
             "completion; instruction, input and output; text; chosen and rejected.",
         )
-    if reading.asks and format_ not in _ANSWERABLE:
+    method = METHODS[reading.method]
+    if format_ not in method.formats:
+        others = [name for name, other in METHODS.items() if format_ in other.formats]
         raise BadData(
-            f"{row.where}: the rows are of format {format_!r}, of which JOB_METHOD=rloo and grpo know no prompts.",
-            "Map a column: JOB_COLUMNS=prompt=question, or with the right answers "
-            "JOB_COLUMNS=prompt=question,completion=answer.",
-        )
-    if not reading.asks and format_ not in _TRAINABLE:
-        raise BadData(
-            f"{row.where}: the rows are of format {format_!r}, which JOB_METHOD=sft cannot learn from.",
-            "Map an answer column: JOB_COLUMNS=prompt=…,completion=…, or set JOB_FORMAT.",
+            f"{row.where}: the rows are of format {format_!r}, which JOB_METHOD={reading.method} cannot learn from; it "
+            f"needs {' or '.join(map(repr, method.formats))}.",
+            f"Map the columns, as in {method.mapped}, or set JOB_FORMAT"
+            + (f"; or set JOB_METHOD={' or '.join(others)}." if others else "."),
         )
     return format_, _reason(format_, reading)
 
@@ -129,8 +151,8 @@ def _dialect(row: Row, reading: Reading, format_: Format) -> Format:
     return "messages" if isinstance(first, dict) and "role" in first else format_
 
 
-def to_example(row: Row, format_: Format, reading: Reading) -> Example:
-    """*row* as what is to be learned.
+def to_answer(row: Row, format_: Format, reading: Reading) -> Answer:
+    """*row*, which holds one answer or conversation, as what is to be learned.
 
     Raises:
         BadData: a column is missing or not of the expected kind, or there is nothing to learn in it.
@@ -143,19 +165,19 @@ def to_example(row: Row, format_: Format, reading: Reading) -> Example:
         case "messages" | "sharegpt":
             return _conversation(row, format_, reading)
         case "prompt-completion" if isinstance(field("prompt"), list):
-            prompt = _messages(row, reading.column("prompt"), field("prompt"))
-            answer = _messages(row, reading.column("completion"), field("completion"))
-            return Chat(prompt + answer, len(prompt), _tools(row), _template_kwargs(row))
+            prompt = messages_of(row, reading.column("prompt"), field("prompt"))
+            answer = messages_of(row, reading.column("completion"), field("completion"))
+            return Chat(prompt + answer, len(prompt), tools_of(row), template_kwargs(row))
         case "prompt-completion":
-            question = _string(row, reading.column("prompt"), field("prompt"))
-            return Text(question, question + _filled(row, reading.column("completion"), field("completion")))
+            question = string_of(row, reading.column("prompt"), field("prompt"))
+            return Text(question, question + filled(row, reading.column("completion"), field("completion")))
         case "alpaca":
             return _alpaca(row, reading)
         case _:
             return _text(row, reading)
 
 
-def read_prompt(row: Row, reading: Reading) -> Example:
+def read_prompt(row: Row, reading: Reading) -> Answer:
     """The prompt of a row that has nothing else.
 
     Raises:
@@ -164,8 +186,8 @@ def read_prompt(row: Row, reading: Reading) -> Example:
     column = reading.column("prompt")
     prompt = row.fields.get(column)
     if isinstance(prompt, list):
-        return Chat(_messages(row, column, prompt), None, _tools(row), _template_kwargs(row))
-    text = _filled(row, column, prompt)
+        return Chat(messages_of(row, column, prompt), None, tools_of(row), template_kwargs(row))
+    text = filled(row, column, prompt)
     return Text(text, text)
 
 
@@ -174,10 +196,10 @@ def _conversation(row: Row, format_: Format, reading: Reading) -> Chat:
     if column not in row.fields:
         column = reading.column("conversations")
     turns = row.fields.get(column)
-    messages = _messages(row, column, _from_sharegpt(row, column, turns) if format_ == "sharegpt" else turns)
-    if not any(message["role"] == "assistant" for message in messages):
+    messages = messages_of(row, column, _from_sharegpt(row, column, turns) if format_ == "sharegpt" else turns)
+    if not METHODS[reading.method].draws and not any(message["role"] == "assistant" for message in messages):
         raise BadData(f"{row.where}: {column!r} has no assistant turn to learn from.")
-    return Chat(messages, None, _tools(row), _template_kwargs(row))
+    return Chat(messages, None, tools_of(row), template_kwargs(row))
 
 
 def _from_sharegpt(row: Row, column: str, turns: Any) -> Any:
@@ -195,11 +217,11 @@ def _from_sharegpt(row: Row, column: str, turns: Any) -> Any:
     return messages
 
 
-def _alpaca(row: Row, reading: Reading) -> Example:
+def _alpaca(row: Row, reading: Reading) -> Answer:
     fields, column = row.fields, reading.column
-    instruction = _filled(row, column("instruction"), fields.get(column("instruction")))
-    context = _string(row, column("input"), fields.get(column("input")) or "")
-    output = _filled(row, column("output"), fields.get(column("output")))
+    instruction = filled(row, column("instruction"), fields.get(column("instruction")))
+    context = string_of(row, column("input"), fields.get(column("input")) or "")
+    output = filled(row, column("output"), fields.get(column("output")))
     if reading.has_chat_template:
         request = f"{instruction}\n\n{context}" if context else instruction
         turns = [{"role": "user", "content": request}, {"role": "assistant", "content": output}]
@@ -211,7 +233,7 @@ def _alpaca(row: Row, reading: Reading) -> Example:
 
 def _text(row: Row, reading: Reading) -> Text:
     column = reading.column("text")
-    text = _filled(row, column, row.fields.get(column))
+    text = filled(row, column, row.fields.get(column))
     if reading.response_template is None:
         return Text(None, text)
     before, mark, answer = text.rpartition(reading.response_template)
@@ -222,7 +244,7 @@ def _text(row: Row, reading: Reading) -> Text:
     return Text(before + mark, text)
 
 
-def _template_kwargs(row: Row) -> Mapping[str, Any]:
+def template_kwargs(row: Row) -> Mapping[str, Any]:
     """Variables for the chat template, such as ``enable_thinking``, in the column that TRL reads them from."""
     kwargs = row.fields.get("chat_template_kwargs") or {}
     if not isinstance(kwargs, dict):
@@ -230,7 +252,7 @@ def _template_kwargs(row: Row) -> Mapping[str, Any]:
     return kwargs
 
 
-def _tools(row: Row) -> list[Any] | None:
+def tools_of(row: Row) -> list[Any] | None:
     """The row's tool definitions: a list, or JSON of one, as TRL takes them."""
     tools = row.fields.get("tools")
     if isinstance(tools, str):
@@ -243,7 +265,7 @@ def _tools(row: Row) -> list[Any] | None:
     return tools or None
 
 
-def _messages(row: Row, column: str, value: Any) -> list[Message]:
+def messages_of(row: Row, column: str, value: Any) -> list[Message]:
     if not isinstance(value, list) or not value:
         raise BadData(f"{row.where}: {column!r} should be a list of messages, found {describe(value)}.")
     return [_message(row, f"{column}[{index}]", message) for index, message in enumerate(value)]
@@ -262,14 +284,14 @@ def _message(row: Row, place: str, message: Any) -> Message:
     return {key: value for key, value in message.items() if value is not None}
 
 
-def _string(row: Row, column: str, value: Any) -> str:
+def string_of(row: Row, column: str, value: Any) -> str:
     if not isinstance(value, str):
         raise BadData(f"{row.where}: {column!r} should be a string, found {describe(value)}.")
     return value
 
 
-def _filled(row: Row, column: str, value: Any) -> str:
-    if not _string(row, column, value).strip():
+def filled(row: Row, column: str, value: Any) -> str:
+    if not string_of(row, column, value).strip():
         raise BadData(f"{row.where}: {column!r} is empty, so there is nothing to learn.")
     return str(value)
 

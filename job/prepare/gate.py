@@ -70,10 +70,26 @@ class Gate:
                 f"{longer(task)}shorten the rows",
             )
         if train.dropped_rows > self._settings.max_bad_fraction * seen:
+            left = "have nothing to learn within"
+            if task.method == "reward":
+                left = "hold an answer, with its prompt, of more than"
             self._refuse(
                 "nothing_to_learn",
-                f"{train.dropped_rows:,} of {seen:,} rows have nothing to learn within {task.max_length} tokens.",
+                f"{train.dropped_rows:,} of {seen:,} rows {left} {task.max_length} tokens.",
                 f"{longer(task)}shorten the prompts",
+            )
+
+    def judge_labels(self, train: SplitStats, task: PrepareTask) -> None:
+        """Once every row has been seen, for a method that learns from labels.
+
+        Raises:
+            BadData: all rows have the same one.
+        """
+        if task.method == "kto" and train.good_rows in (0, train.rows):
+            kind, other = ("good", "bad") if train.good_rows else ("bad", "good")
+            raise BadData(
+                f"All {train.rows:,} rows are of {kind} answers, and JOB_METHOD=kto learns from both kinds.",
+                f"Add rows of {other} answers, or set JOB_COLUMNS=label=… to the column that tells them apart.",
             )
 
     def judge_turns(self, taught: Taught) -> None:

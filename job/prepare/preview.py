@@ -2,14 +2,18 @@
 
 from itertools import groupby, islice
 
+import numpy as np
+
 from job.errors import BadData
 from job.prepare.encode import IGNORED, Tokens
-from job.prepare.formats import Chat, to_example
+from job.prepare.formats import Chat, Example, Judged, Pair, answers
 from job.prepare.mix import in_turns, recognise_sources
+from job.prepare.preferences import to_example
 from job.prepare.progress import Meter
+from job.prepare.prompts import to_prompt
 from job.prepare.read import to_row
 from job.prepare.story import make_reading
-from job.prepare.tokenize import RowTokenizer
+from job.prepare.tokenize import PromptTokens, RowTokenizer
 from job.records import PrepareTask, Preview, PreviewPiece, PreviewRow
 
 
@@ -27,18 +31,30 @@ def preview(task: PrepareTask) -> Preview:
         row = to_row(record)
         if isinstance(row, BadData):
             raise row
-        example = to_example(row, source.format, reading)
-        conversations |= isinstance(example, Chat)
-        (tokens,) = tokenizer([(row.where, example)])
-        if isinstance(tokens, BadData):
-            raise tokens
-        rows.append(_row(row.where, tokens, task.max_length, tokenizer))
+        example = (
+            to_prompt(row, source.format, reading).example if task.prompts else to_example(row, source.format, reading)
+        )
+        conversations |= isinstance(answers(example)[0], Chat)
+        encode = tokenizer.prompts if task.prompts else tokenizer
+        for kind, tokens in zip(_kinds(example), encode([(row.where, a) for a in answers(example)]), strict=True):
+            if isinstance(tokens, BadData):
+                raise tokens
+            if isinstance(tokens, PromptTokens):
+                tokens = Tokens(tokens.input_ids, np.full_like(tokens.input_ids, IGNORED))
+            rows.append(_row(row.where + kind, tokens, task.max_length, tokenizer))
     return Preview(
         format=sources[0].format,
         format_reason=sources[0].reason,
         chat_template=tokenizer.chat_template if task.chat_template or conversations else None,
         rows=tuple(rows),
     )
+
+
+def _kinds(example: Example) -> tuple[str, ...]:
+    """What to call each answer of *example*, after where it stands."""
+    if isinstance(example, Pair):
+        return ", chosen", ", rejected"
+    return (", good" if example.is_good else ", bad",) if isinstance(example, Judged) else ("",)
 
 
 def _row(where: str, tokens: Tokens, max_length: int, tokenizer: RowTokenizer) -> PreviewRow:

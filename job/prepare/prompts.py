@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from job.errors import BadData
-from job.prepare.batch import Batch, Candidate, SplitBatch
+from job.prepare.batch import Batch, Candidate, SplitBatch, split_batch
 from job.prepare.encode import IGNORED
-from job.prepare.formats import Chat, Example, Reading, Text, oddities, read_prompt, to_example
+from job.prepare.formats import Answer, Chat, Reading, Text, oddities, read_prompt, to_answer
 from job.prepare.mix import content_hash, copies, is_held_out
 from job.prepare.read import Row, to_row
+from job.prepare.shape import Shaped
 from job.prepare.tokenize import PromptTokens, RowTokenizer
 from job.records import Format, PrepareTask, PromptSettings
 from job.scores import ScoreOptions, unusable
@@ -26,7 +27,7 @@ COLUMNS = ("prompt", "reference", "messages")
 class Prompt:
     """What the model is to answer: a conversation up to its turn, or a text. *reference* is the row's own answer."""
 
-    example: Example
+    example: Answer
     reference: str | None
 
 
@@ -38,7 +39,7 @@ def to_prompt(row: Row, format_: Format, reading: Reading) -> Prompt:
     """
     if format_ == "prompt-only":
         return Prompt(read_prompt(row, reading), None)
-    example = to_example(row, format_, reading)
+    example = to_answer(row, format_, reading)
     if isinstance(example, Text):
         given = example.prompt or ""
         return Prompt(Text(given, given), example.text.removeprefix(given))
@@ -84,8 +85,8 @@ class PromptWorker:
             problems=[problem for _, problem in pairs if isinstance(problem, BadData)],
             oddities=Counter(odd for chat in chats for odd in oddities(chat) if odd != "ends without an answer"),
             conversations=len(chats),
-            train=_split([pair for pair in good if not pair[0].is_eval]),
-            eval=_split([pair for pair in good if pair[0].is_eval]),
+            train=_split(self.task.method, [pair for pair in good if not pair[0].is_eval]),
+            eval=_split(self.task.method, [pair for pair in good if pair[0].is_eval]),
         )
 
     def _accept(self, candidate: Candidate) -> _Accepted | BadData | None:
@@ -121,17 +122,13 @@ class PromptWorker:
 _FIX = "Give rows with an answer (JOB_COLUMNS=prompt=question,completion=answer), or another reward in JOB_REWARDS."
 
 
-def _split(rows: Sequence[tuple[_Accepted, PromptTokens]]) -> SplitBatch:
+def _split(method: str, rows: Sequence[tuple[_Accepted, PromptTokens]]) -> SplitBatch:
     drawn = [(row, prompt) for row, prompt in rows for _ in range(row.times)]
-    ids = np.concatenate([np.empty(0, dtype=np.int32), *(prompt.input_ids for _, prompt in drawn)])
-    return SplitBatch(
-        input_ids=ids,
-        labels=np.full_like(ids, IGNORED),  # nothing of a prompt is learned
-        lengths=np.array([len(prompt.input_ids) for _, prompt in drawn], dtype=np.int64),
-        contents=np.array([row.content for row, _ in rows], dtype=np.uint64),
-        truncated_rows=0,
-        truncated_tokens=0,
-        dropped_rows=0,
-        dropped_tokens=0,
-        texts=[(prompt.text, row.prompt.reference, prompt.messages) for row, prompt in drawn],
-    )
+    batch = split_batch(method, [_shaped(prompt) for _, prompt in drawn], [row.content for row, _ in rows])
+    return replace(batch, texts=[(prompt.text, row.prompt.reference, prompt.messages) for row, prompt in drawn])
+
+
+def _shaped(prompt: PromptTokens) -> Shaped:
+    """Nothing of a prompt is learned."""
+    ids = prompt.input_ids
+    return Shaped((ids, np.full_like(ids, IGNORED)), tokens=len(ids), trained=0, longest=len(ids))

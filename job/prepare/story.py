@@ -48,7 +48,7 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
         crew = stack.enter_context(Crew[list[Candidate], Batch](_worker(task, reading, tokenizer), task.processes))
         texts = COLUMNS if task.prompts else ()
         train, held_out = (
-            stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing, texts))
+            stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing, task.method, texts))
             for name in ("train", "eval")
         )
         for batch in crew.map(_chunks(_candidates(task, sources, meter))):
@@ -70,8 +70,7 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
 
 
 def make_reading(task: PrepareTask, tokenizer: RowTokenizer) -> Reading:
-    asks = task.prompts is not None
-    return Reading(task.columns, task.format, task.response_template, tokenizer.has_chat_template, asks)
+    return Reading(task.columns, task.format, task.response_template, tokenizer.has_chat_template, task.method)
 
 
 def _worker(task: PrepareTask, reading: Reading, tokenizer: RowTokenizer) -> RowWorker | PromptWorker:
@@ -131,15 +130,32 @@ def _judge(
     _refuse_empty(train, "JOB_DATASET_URI", task)
     if _evaluates(task):
         _refuse_empty(held_out, "JOB_EVAL_DATASET_URI" if task.eval_files else "JOB_EVAL_FRACTION", task)
+    _refuse_few(train, task)
     gate.judge_tokens(train, task)
+    gate.judge_labels(train, task)
     # Other formats end with the end token that is appended, or with whatever follows the prompt.
     if not task.prompts and any(source.format in ("messages", "sharegpt") for source in sources):
         gate.judge_turns(tokenizer.taught)
 
 
+def _refuse_few(train: SplitStats, task: PrepareTask) -> None:
+    """Upstream would run no step at all, and say nothing."""
+    if task.prompts and task.row_limit is None and train.rows < task.prompts.per_step:
+        raise BadData(
+            f"JOB_DATASET_URI: {train.rows} prompts are fewer than the {task.prompts.per_step} of one step.",
+            "Lower JOB_GLOBAL_BATCH_SIZE, which counts answers, or raise JOB_NUM_GENERATIONS.",
+        )
+
+
 def _refuse_empty(stats: SplitStats, setting: str, task: PrepareTask) -> None:
     if stats.rows:
         return
+    if stats.dropped_rows and task.method == "reward":
+        raise BadData(
+            f"{setting}: all {stats.dropped_rows} pairs hold an answer of more than {task.max_length} tokens with its "
+            "prompt, or two that are equal.",
+            f"{longer(task)}shorten the answers.",
+        )
     if stats.dropped_rows:
         raise BadData(
             f"{setting}: all {stats.dropped_rows} rows are cut off at {task.max_length} tokens before anything "

@@ -1,4 +1,4 @@
-"""Examples to token ids and labels."""
+"""Answers to token ids and labels."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from job.chat_template import DEFAULT
 from job.errors import BadData
 from job.prepare.encode import IGNORED, Encoder, Tokens
-from job.prepare.formats import Chat, Example, Text
+from job.prepare.formats import Answer, Chat, Text
 from job.prepare.limits import TooCostly, limited_memory
 from job.prepare.load import OTHER_TEMPLATE, load_tokenizer, whose
 from job.prepare.template import ChatTemplate, Span
@@ -34,7 +34,7 @@ class PromptTokens:
 
 
 class RowTokenizer:
-    """Renders and tokenizes examples as TRL's SFTTrainer does, a batch at a time.
+    """Renders and tokenizes examples as TRL's trainers do, a batch at a time.
 
     Attributes:
         chat_template: the chat template that renders conversations.
@@ -60,7 +60,7 @@ class RowTokenizer:
         """The text of *ids*, special tokens included."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
-    def __call__(self, examples: Sequence[tuple[str, Example]]) -> list[Tokens | BadData]:
+    def __call__(self, examples: Sequence[tuple[str, Answer]]) -> list[Tokens | BadData]:
         """Tokenize (where, example) pairs. In the place of a row that the chat template refuses, or whose assistant
         turns cannot be told apart, stands the problem.
 
@@ -74,7 +74,7 @@ class RowTokenizer:
         tokens.update(zip((i for i, *_ in chats), self._chats([(w, e) for _, w, e in chats]), strict=True))
         return [tokens[i] for i in range(len(examples))]
 
-    def prompts(self, examples: Sequence[tuple[str, Example]]) -> list[PromptTokens | BadData]:
+    def prompts(self, examples: Sequence[tuple[str, Answer]]) -> list[PromptTokens | BadData]:
         """Tokenize the prompts of (where, example) pairs, each up to where the model's answer begins, as TRL's trainers
         do that draw answers. In the place of a row that the chat template refuses stands the problem.
 
@@ -100,7 +100,7 @@ class RowTokenizer:
             for text, example in prompts
         ]
 
-    def _prompt_text(self, where: str, example: Example) -> str | BadData:
+    def _prompt_text(self, where: str, example: Answer) -> str | BadData:
         if isinstance(example, Text):
             return example.text
         return self._guarded(
@@ -176,5 +176,5 @@ class RowTokenizer:
         return template
 
 
-def _as_json(example: Example) -> str | None:
+def _as_json(example: Answer) -> str | None:
     return json.dumps(example.messages, default=str) if isinstance(example, Chat) else None

@@ -1,4 +1,4 @@
-"""Token rows to an Arrow stream that every rank maps: ``input_ids``, ``labels``, when packed ``seq_lengths``, and of
+"""Token rows to an Arrow stream that every rank maps: the columns of the method, when packed ``seq_lengths``, and of
 prompts the texts that stand beside them."""
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from job.prepare.batch import SplitBatch
-from job.prepare.encode import IGNORED, Tokens
 from job.prepare.pack import WINDOW_PACKS, WINDOW_ROWS, WINDOW_TOKENS, pack
+from job.prepare.shape import COLUMNS, FLAG
 from job.records import SplitStats
 
 # Steps in which the distribution of lengths is told: enough to foresee the padding of a batch within a few percent.
@@ -22,15 +22,19 @@ _TOKENS = pa.list_(pa.int32())
 class SplitWriter:
     """Packs rows of at most *max_length* tokens if asked, writes and counts them."""
 
-    def __init__(self, path: Path, max_length: int, packing: bool, texts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, path: Path, max_length: int, packing: bool, method: str = "sft", texts: tuple[str, ...] = ()
+    ) -> None:
         """*texts* are the names of those that stand beside each row's tokens."""
         self._max_length = max_length
         self._packing = packing
-        fields = [("input_ids", _TOKENS), ("labels", _TOKENS)] + ([("seq_lengths", _TOKENS)] if packing else [])
+        self._names = COLUMNS[method]
+        fields = [(name, pa.bool_() if name == FLAG else _TOKENS) for name in self._names]
+        fields += [("seq_lengths", _TOKENS)] if packing else []
         self._schema = pa.schema(fields + [(name, pa.string()) for name in texts])
         self._texts: list[tuple[str | None, ...]] = []
         self._writer = pa.ipc.new_stream(str(path), self._schema)
-        self._window: list[Tokens] = []
+        self._window: list[tuple[np.ndarray, ...]] = []
         self._window_tokens = 0
         self._counts = dict.fromkeys(set(SplitStats.model_fields) - {"lengths"}, 0)
         self._rows_of_length = np.zeros(max_length + 1, dtype=np.int64)
@@ -38,10 +42,10 @@ class SplitWriter:
     def add(self, batch: SplitBatch) -> None:
         self._count(batch)
         self._texts += batch.texts
-        ends = np.cumsum(batch.lengths)
-        for begin, end in zip(ends - batch.lengths, ends, strict=True):
-            self._window.append(Tokens(batch.input_ids[begin:end], batch.labels[begin:end]))
-            self._window_tokens += int(end - begin)
+        rows = zip(*(_rows(batch.columns[name], batch.sizes[name]) for name in self._names), strict=True)
+        for row, length in zip(rows, batch.lengths.tolist(), strict=True):
+            self._window.append(row)
+            self._window_tokens += length
             if self._is_full():
                 self._flush()
 
@@ -60,11 +64,9 @@ class SplitWriter:
 
     def _count(self, batch: SplitBatch) -> None:
         counts = self._counts
-        for name in ("truncated_rows", "truncated_tokens", "dropped_rows", "dropped_tokens"):
+        for name in set(counts) - {"rows", "sequences", "max_tokens"}:
             counts[name] += getattr(batch, name)
         counts["rows"] += len(batch.lengths)
-        counts["tokens"] += len(batch.input_ids)
-        counts["trained_tokens"] += int((batch.labels != IGNORED).sum())
         counts["max_tokens"] = max(counts["max_tokens"], int(batch.lengths.max(initial=0)))
         self._rows_of_length += np.bincount(batch.lengths, minlength=self._max_length + 1)
 
@@ -82,12 +84,10 @@ class SplitWriter:
         rows, self._window, self._window_tokens = self._window, [], 0
         if not rows:
             return
-        groups = pack([len(row.input_ids) for row in rows], self._max_length) if self._packing else _alone(rows)
-        ordered = [rows[index] for group in groups for index in group]
-        sizes = [sum(len(rows[index].input_ids) for index in group) for group in groups]
-        columns = [_lists(sizes, [row.input_ids for row in ordered]), _lists(sizes, [row.labels for row in ordered])]
+        groups = pack([len(row[0]) for row in rows], self._max_length) if self._packing else _alone(len(rows))
+        columns = [_column(name, groups, [row[number] for row in rows]) for number, name in enumerate(self._names)]
         if self._packing:
-            lengths = np.array([len(row.input_ids) for row in ordered], dtype=np.int32)
+            lengths = np.array([len(rows[index][0]) for group in groups for index in group], dtype=np.int32)
             columns.append(_lists([len(group) for group in groups], [lengths]))
         texts, self._texts = self._texts[: len(rows)], self._texts[len(rows) :]
         columns += [_strings(column) for column in zip(*texts, strict=True)]
@@ -95,8 +95,20 @@ class SplitWriter:
         self._counts["sequences"] += len(groups)
 
 
-def _alone(rows: list[Tokens]) -> list[list[int]]:
-    return [[index] for index in range(len(rows))]
+def _rows(values: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    return np.split(values, np.cumsum(sizes)[:-1]) if len(sizes) else []
+
+
+def _alone(rows: int) -> list[list[int]]:
+    return [[index] for index in range(rows)]
+
+
+def _column(name: str, groups: list[list[int]], values: list[np.ndarray]) -> pa.Array:
+    """*values* of the rows in *groups*, one item a group."""
+    if name == FLAG:
+        return pa.array([bool(value[0]) for value in values], type=pa.bool_())
+    sizes = [sum(len(values[index]) for index in group) for group in groups]
+    return _lists(sizes, [values[index] for group in groups for index in group])
 
 
 def _lists(sizes: list[int], values: list[np.ndarray]) -> pa.Array:

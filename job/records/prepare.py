@@ -52,11 +52,13 @@ class PromptSettings(Record):
     scores: tuple[str, ...]  # names in job.scores
     marker: str | None
     max_completion_length: int
+    per_step: int = 1  # prompts of one optimizer step, which is never of fewer
 
 
 class PrepareTask(Record):
     """What ``job.prepare`` is asked to do."""
 
+    method: str = "sft"  # that the rows are for
     train_files: tuple[DataFile, ...]
     eval_files: tuple[DataFile, ...] = ()
     tokenizer: Path
@@ -82,7 +84,7 @@ class SplitStats(Record):
 
     rows: int
     sequences: int  # what the trainer iterates over: rows, or packs
-    tokens: int
+    tokens: int  # that pass through the model: of a pair those of both sequences
     trained_tokens: int
     max_tokens: int
     lengths: tuple[int, ...]  # tokens of the shortest row, of those at each further 5 % by length, and of the longest
@@ -90,6 +92,7 @@ class SplitStats(Record):
     truncated_tokens: int  # cut off
     dropped_rows: int  # nothing left to learn after truncation
     dropped_tokens: int  # in dropped rows, after truncation
+    good_rows: int = 0  # of answers labelled as good, where rows have labels
 
 
 class Findings(Record):

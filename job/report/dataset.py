@@ -13,9 +13,12 @@ class SplitReport(Record):
 
     rows: int = Field(description="Rows that are used.")
     sequences: int = Field(description="What the trainer iterates over: rows, or packs of rows.")
-    tokens: int = Field(description="Tokens in those rows.")
+    tokens: int = Field(
+        description="Tokens in those rows that pass through the model: of a pair those of both answers, each with its "
+        "prompt."
+    )
     mean_tokens: float = Field(description="tokens / rows.")
-    max_tokens: int = Field(description="The longest row.")
+    max_tokens: int = Field(description="The longest row, of a pair its longer sequence.")
     lengths: tuple[int, ...] = Field(
         description="Tokens of the shortest row, of those at every further 5 % by length, and of the longest."
     )
@@ -23,6 +26,7 @@ class SplitReport(Record):
     trained_share: float = Field(description="trained_tokens / tokens.")
     truncated_rows: int = Field(description="Rows cut at max_length.")
     truncated_tokens: int = Field(description="Tokens cut off.")
+    good_rows: int = Field(description="Rows of answers labelled as good; 0 where rows have no label.")
     dropped_rows: int = Field(description="Rows left out because nothing to learn remained after the cut.")
     dropped_tokens: int = Field(description="Tokens in those rows.")
     packing_fill: float | None = Field(description="tokens / (sequences × max_length); null without packing.")

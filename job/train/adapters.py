@@ -26,7 +26,7 @@ def peft_config(
         own |= {"trainable_token_indices": token_rows}
     if fields.get("prompt_tuning_init") == "TEXT":
         own |= {"tokenizer_name_or_path": model.name_or_path}
-    config: PeftConfig = getattr(peft, KINDS[adapter].config)(task_type="CAUSAL_LM", **fields | own)
+    config: PeftConfig = getattr(peft, KINDS[adapter].config)(**{"task_type": "CAUSAL_LM"} | fields | own)
     return config
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
+from datasets import Dataset
+from numpy.typing import NDArray
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -52,10 +54,8 @@ class FitsMemory(TrainerCallback):  # type: ignore[misc]
             ballast = [torch.empty_like(parameter) for parameter in trained for _ in range(LATER)]
             model.train()
             inputs = trainer._prepare_inputs(longest_batch(trainer))
-            # TRL's own compute_loss gathers metrics, which would wait for a rank that has run out of memory.
             with self._apart(model), trainer.compute_loss_context_manager():
-                outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-                trainer.accelerator.backward(-outputs.log_probs.sum())
+                trainer.accelerator.backward(trainer.trial_loss(inputs))
             del ballast
         except torch.OutOfMemoryError as error:
             return error.with_traceback(None)  # its frames hold what is to be freed
@@ -71,13 +71,26 @@ class FitsMemory(TrainerCallback):  # type: ignore[misc]
 def longest_batch(trainer: AdapterTrainer) -> dict[str, torch.Tensor]:
     """The longest rows or packs there are, one micro-batch of them, with every token trained."""
     rows, size = trainer.train_dataset, trainer.plan.per_device_train_batch_size
-    lengths = pc.list_value_length(rows.data.column("input_ids")).to_numpy()
-    longest = rows.select(np.argsort(-lengths, kind="stable")[:size])
+    longest = rows.select(np.argsort(-_lengths(rows), kind="stable")[:size])
+    if "input_ids" not in rows.column_names:
+        return dict(trainer.data_collator(list(longest)))
     batch = [row | {"labels": row["input_ids"]} for row in longest]
     if size > 1 and not trainer.plan.packing:
         # Rows of one length need no padding and so no mask, which would be too little memory for those that do.
         batch[-1] = {name: values[:-1] for name, values in batch[-1].items()}
     return dict(trainer.data_collator(batch))
+
+
+def _lengths(rows: Dataset) -> NDArray[np.int64]:
+    """Tokens of the longest sequence of each row."""
+    found = {
+        name: pc.list_value_length(rows.data.column(name)).to_numpy()
+        for name in ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
+        if name in rows.column_names
+    }
+    prompts = found.pop("prompt_ids", 0)
+    lengths: NDArray[np.int64] = prompts + np.maximum.reduce(list(found.values()))
+    return lengths
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from job.records import AddedTokens, Plan, TrainTask
 from job.rundir import RunDir
 from job.spec import JobSpec
 from job.train.adapters import peft_config
-from job.train.model import load_base
+from job.train.model import SCORE, load_base
 from job.train.settings import shared_settings
 from job.train.sft import SftTrainer, sft_config
 from job.train.trainer import AdapterTrainer
@@ -28,9 +28,14 @@ def make_trainer(
     eval_rows = Dataset.from_file(str(task.data_path / "eval.arrow")) if task.has_eval else None
     # First, as the model is loaded differently under ZeRO-3, and on the device that is chosen here.
     kind, own, args = method_of(spec, plan, shared_settings(spec, plan, task, run_dir, len(train_rows)))
-    model, tokenizer = load_base(plan, task, args.device), AutoTokenizer.from_pretrained(task.model_path)
+    scores = spec.method == "reward"
+    model = load_base(plan, task, args.device, scores_from=spec.seed if scores else None)
+    tokenizer = AutoTokenizer.from_pretrained(task.model_path)
     alive()
     added = add_tokens(model, tokenizer, task.chat_template)
+    fields = peft_fields(spec)
+    if scores:
+        fields |= {"task_type": "SEQ_CLS", "modules_to_save": [SCORE, *(fields.get("modules_to_save") or ())]}
     trainer = kind(
         plan,
         task,
@@ -40,9 +45,7 @@ def make_trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=peft_config(
-            spec.adapter, peft_fields(spec), model, trainable_token_indices(model, added, spec, plan)
-        ),
+        peft_config=peft_config(spec.adapter, fields, model, trainable_token_indices(model, added, spec, plan)),
         **own(args),
     )
     alive()
@@ -67,4 +70,16 @@ def method_of(
         from job.train.grpo import GrpoTrainer, grpo_config
 
         return GrpoTrainer, rewards, grpo_config(spec, settings)
+    if spec.method == "dpo":
+        from job.train.dpo import DpoTrainer, dpo_config
+
+        return DpoTrainer, lambda args: {}, dpo_config(spec, plan, settings)
+    if spec.method == "kto":
+        from job.train.kto import KtoTrainer, kto_config
+
+        return KtoTrainer, lambda args: {}, kto_config(spec, plan, settings)
+    if spec.method == "reward":
+        from job.train.reward import RewardModelTrainer, reward_config
+
+        return RewardModelTrainer, lambda args: {}, reward_config(spec, plan, settings)
     return SftTrainer, lambda args: {}, sft_config(spec, plan, settings)

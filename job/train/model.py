@@ -4,36 +4,50 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    set_seed,
+)
 
 from job.records import Plan, Precision, TrainTask
 
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def load_base(plan: Plan, task: TrainTask, device: torch.device) -> PreTrainedModel:
-    """The model at ``task.model_path``; its weights in the plan's precision, or quantized on *device*.
+SCORE = "score"  # transformers' name for the head of a model that scores
+
+
+def load_base(plan: Plan, task: TrainTask, device: torch.device, scores_from: int | None = None) -> PreTrainedModel:
+    """The model at ``task.model_path``; its weights in the plan's precision, or quantized on *device*. With a seed in
+    *scores_from* one number is its output, by a head that begins at random.
 
     Under ZeRO-3 the training arguments must exist before: transformers looks there whether to share the weights while
     it loads them, and loads all of them on every rank otherwise.
     """
     settings: dict[str, Any] = {}
     if plan.quantization != "none":
-        settings["quantization_config"] = quantization_config(plan)
+        # What is trained whole must not be quantized.
+        kept = {} if scores_from is None else {"llm_int8_skip_modules": [SCORE]}
+        settings["quantization_config"] = quantization_config(plan, **kept)
         if plan.strategy != "zero3":  # which allows none, and takes the current device
             # Never "auto", which would split the model over the GPUs of a node instead of running DDP.
             settings["device_map"] = {"": device}
-    model = AutoModelForCausalLM.from_pretrained(
-        task.model_path, dtype=DTYPES[plan.precision], use_safetensors=True, **settings
-    )
+    kind = AutoModelForCausalLM
+    if scores_from is not None:
+        kind, settings["num_labels"] = AutoModelForSequenceClassification, 1
+        set_seed(scores_from)
+    model = kind.from_pretrained(task.model_path, dtype=DTYPES[plan.precision], use_safetensors=True, **settings)
     model.config.use_cache = False
     return model
 
 
-def quantization_config(plan: Plan) -> BitsAndBytesConfig:
+def quantization_config(plan: Plan, **settings: Any) -> BitsAndBytesConfig:
     """How bitsandbytes holds the base of *plan*, which is int8 or nf4."""
     if plan.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, **settings)
     dtype = DTYPES[plan.precision]
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -42,6 +56,7 @@ def quantization_config(plan: Plan) -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=dtype,
         # FSDP shards floating tensors only: over uint8, the default, every GPU would hold the whole base.
         bnb_4bit_quant_storage=dtype if plan.strategy == "fsdp" else torch.uint8,
+        **settings,
     )
 
 

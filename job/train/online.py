@@ -21,6 +21,7 @@ class OnlineTrainer(AdapterTrainer):
     A step draws the answers that it learns from, so a checkpoint, which is written between steps, finds none in hand.
     """
 
+    best_by, more_is_better = "eval_reward", True
     # Upstream leaves out what does not fill a last step; the next epoch is drawn anew.
     fills_rounds = False
 

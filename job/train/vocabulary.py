@@ -74,7 +74,8 @@ def show_bias(model: PeftModel) -> None:
 
 
 def _layers(model: PreTrainedModel) -> list[Any]:
-    return [model.get_input_embeddings(), model.get_output_embeddings()]
+    """Embedding and head; a model that scores has no head over the vocabulary."""
+    return [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
 
 
 def _start_at_mean(layer: Any, ids: list[int], rows: int) -> None:

@@ -16,8 +16,9 @@ from job.facts.chat_template import find_chat_template
 from job.preparation import open_workshop
 from job.preparation import prepare as prepare_in_child
 from job.prepare.encode import IGNORED
-from job.prepare.formats import Chat, Example, to_example
+from job.prepare.formats import Chat, Example
 from job.prepare.load import load_tokenizer
+from job.prepare.preferences import to_example
 from job.prepare.read import Row
 from job.prepare.story import make_reading, prepare
 from job.prepare.tokenize import RowTokenizer

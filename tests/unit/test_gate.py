@@ -9,8 +9,9 @@ import pytest
 
 from job.errors import BadData
 from job.prepare.batch import Batch, SplitBatch
-from job.prepare.formats import Chat, Reading, Text, oddities, recognise, to_example
+from job.prepare.formats import Chat, Reading, Text, oddities, recognise
 from job.prepare.gate import Gate
+from job.prepare.preferences import to_example
 from job.prepare.read import Row
 from job.prepare.story import prepare
 from job.prepare.turns import Taught
@@ -81,8 +82,7 @@ def stats(**counts: int) -> SplitStats:
 
 
 def split_batch(*contents: int) -> SplitBatch:
-    nothing = np.empty(0, dtype=np.int32)
-    return SplitBatch(nothing, nothing, np.empty(0, dtype=np.int64), np.array(contents, dtype=np.uint64), 0, 0, 0, 0)
+    return SplitBatch({}, {}, np.empty(0, dtype=np.int64), np.array(contents, dtype=np.uint64))
 
 
 @pytest.mark.parametrize(

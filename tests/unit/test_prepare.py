@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from job.errors import BadData
 from job.prepare.encode import IGNORED, Tokens
-from job.prepare.formats import Chat, Reading, Text, recognise, to_example
+from job.prepare.formats import Chat, Reading, Text, recognise
 from job.prepare.mix import content_hash, is_held_out
 from job.prepare.pack import pack
+from job.prepare.preferences import to_example
 from job.prepare.read import Row, read_rows
 from job.prepare.story import prepare
 from job.prepare.tokenize import RowTokenizer

@@ -61,7 +61,10 @@ def test_ppo_is_answered_with_what_replaces_it():
         ({"JOB_REWARDS": "length", "JOB_NUM_GENERATIONS": "6"}, "JOB_GLOBAL_BATCH_SIZE=16 answers are no whole number"),
         ({"JOB_REWARDS": "length", "JOB_NUM_GENERATIONS": "1"}, "JOB_NUM_GENERATIONS=1"),
         ({"JOB_REWARDS": "length", "JOB_MAX_LENGTH": "200"}, "leaves no room for a prompt"),
-        ({"JOB_REWARDS": "length", "JOB_STRATEGY": "fsdp"}, "JOB_STRATEGY=fsdp cannot draw answers"),
+        (
+            {"JOB_REWARDS": "length", "JOB_STRATEGY": "fsdp"},
+            "cannot be trained: answers are drawn",
+        ),
         ({"JOB_REWARDS": "length", "JOB_PACKING": "true"}, "JOB_PACKING=true is not for JOB_METHOD=grpo"),
         ({"JOB_REWARDS": "length", "JOB_FORMAT": "preference"}, "JOB_FORMAT=preference is nothing that"),
         ({"JOB_REWARDS": "length", "JOB_TRAINER_ARGS": '{"use_vllm": true}'}, "'use_vllm' is set by the job itself"),

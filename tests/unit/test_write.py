@@ -1,20 +1,26 @@
 """How many rows are packed together: as many as TRL, but at least 128 packs and never more than memory should hold."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from job.prepare.batch import SplitBatch
+from job.prepare.batch import SplitBatch, split_batch
 from job.prepare.pack import WINDOW_PACKS, WINDOW_ROWS, WINDOW_TOKENS
+from job.prepare.shape import Shaped
 from job.prepare.write import SplitWriter
 
 
+def batch_of(lengths: Iterable[int]) -> SplitBatch:
+    ids = {length: np.ones(length, dtype=np.int32) for length in set(lengths)}
+    rows = [Shaped((ids[length], ids[length]), length, length, length) for length in lengths]
+    return split_batch("sft", rows, range(len(rows)))
+
+
 def rows_of(count: int, length: int) -> SplitBatch:
-    ids = np.ones(count * length, dtype=np.int32)
-    lengths, contents = np.full(count, length, dtype=np.int64), np.arange(count, dtype=np.uint64)
-    return SplitBatch(ids, ids, lengths, contents, 0, 0, 0, 0)
+    return batch_of([length] * count)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +45,8 @@ def test_a_window_is_as_large_as_it_should_be(tmp_path: Path, count, length, max
 
 
 def test_the_distribution_of_lengths_is_told_in_steps_of_five_percent(tmp_path: Path):
-    lengths = np.arange(1, 102, dtype=np.int64)
-    ids = np.ones(lengths.sum(), dtype=np.int32)
     with SplitWriter(tmp_path / "rows.arrow", 128, packing=False) as writer:
-        writer.add(SplitBatch(ids, ids, lengths, np.arange(101, dtype=np.uint64), 0, 0, 0, 0))
+        writer.add(batch_of(range(1, 102)))
 
     assert writer.stats.lengths == tuple(range(1, 102, 5))
 

@@ -19,6 +19,7 @@ from job.records import DataFile, GateSettings, Prepared, PrepareTask
 Fields = dict[str, Any]  # a row of a data set, or of what was prepared
 
 disable_progress_bars()
+_KINDS = {str: Value("string"), bool: Value("bool")}
 _ANYTHING = GateSettings(
     bad_rows="skip", max_bad_fraction=1.0, allow=("truncation", "nothing_to_learn", "untrained_end")
 )
@@ -76,7 +77,7 @@ def config(rows: list[Fields], folder: Path, **settings: Any) -> SFTConfig:
 def dataset_of(rows: list[Fields]) -> Dataset:
     """*rows* each as it stands, as ``load_dataset`` reads them from JSON Lines."""
     # As columns of columns, every message and every tool call would have the fields and arguments of all.
-    features = {column: Value("string") if isinstance(value, str) else Json() for column, value in rows[0].items()}
+    features = {column: _KINDS.get(type(value), Json()) for column, value in rows[0].items()}
     return Dataset.from_list(rows, features=Features(features))
 
 
