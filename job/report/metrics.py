@@ -85,7 +85,7 @@ class EvalMetrics(Record):
 
     loss_before: float = Field(description="Loss of the base model, before the first step.")
     loss: float | None = Field(description="Loss of the adapter that this is; null where it stopped at no evaluation.")
-    perplexity: float | None = Field(description="exp(loss).")
+    perplexity: float | None = Field(description="exp(loss); null where answers are drawn.")
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
 
 
@@ -221,6 +221,7 @@ def _eval(result: TrainResult) -> EvalMetrics | None:
     return EvalMetrics(
         loss_before=first.values["eval_loss"],
         loss=loss,
-        perplexity=None if loss is None else math.exp(loss),
+        # Of drawn answers the loss is no mean over tokens.
+        perplexity=None if loss is None or "eval_reward" in first.values else math.exp(loss),
         history=result.eval_history,
     )
