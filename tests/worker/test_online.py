@@ -1,6 +1,7 @@
 """RLOO and GRPO: the numbers of a bare TRL script, of a run that was never interrupted, and rewards that rise."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from job.scores import SCORES, ScoreOptions
 from job.spec import JobSpec
 from job.train.story import train
 from tests.tiny import write_model, write_rows
+from tests.worker.strategies import Inputs, make_run
 
 METHODS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 STEPS = 6
@@ -152,3 +154,21 @@ def test_the_reward_rises_and_a_run_resumed_in_a_later_epoch_is_bit_equal(model,
 def tensors(files: RunDir) -> torch.Tensor:
     adapter = load_file(files.adapter / "adapter_model.safetensors")
     return torch.cat([adapter[name].flatten() for name in sorted(adapter)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_draw_the_answers_of_a_step_together(model, data, tmp_path, method):
+    plan = {"num_generations": 4, "max_length": 128}
+    given = settings(method, max_steps=3, eval_fraction=0.1, eval_steps=3)
+    ours = make_run(Inputs(model, data), tmp_path, "ddp", **plan)
+    result = replace(ours, settings=given).execute().result
+
+    entries = [entry.values for entry in result.history]
+    assert len(entries) == 3
+    assert any(entry["grad_norm"] > 0 for entry in entries)
+    # A group of four answers is shared by processes of two each: were it judged apart, rewards of 0 and 1 would make
+    # means that are no multiples of an eighth.
+    assert all((entry["reward"] * 8).is_integer() for entry in entries)
+    assert result.adapter.changed_tensors == result.adapter.tensors
+    assert "eval_reward" in result.eval_history[-1].values
