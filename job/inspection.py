@@ -11,6 +11,7 @@ from job.plan import check_host
 from job.processes import StopRequest, Task
 from job.records import ChatTemplateChoice, HardwareFacts
 from job.spec import JobSpec
+from job.starting import AdapterSource, find_adapter
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Inputs:
     chat_template: ChatTemplateChoice | None  # None: nothing was asked for
     train: tuple[Source, ...]
     held_out: Source | None
+    adapter: AdapterSource | None = None  # that training starts from
 
     @property
     def revisions(self) -> dict[str, str]:
         """The commit of each place on the Hub, by URI."""
         sources = (self.model.source, *self.train, *((self.held_out,) if self.held_out else ()))
+        sources += (self.adapter.source,) if self.adapter else ()
         return {str(source.uri): source.revision for source in sources if source.revision}
 
     @property
@@ -59,9 +62,10 @@ def find_inputs(
     check_modules(spec, model.facts)
     if needs_host:
         check_host(spec, hardware, model.facts.parameters)
+    adapter = Task(lambda: find_adapter(spec, model, commits)).result(stop)
     template = spec.chat_template
     chosen = Task(lambda: find_chat_template(template)).result(stop) if template else None
     train = Task(lambda: tuple(find_dataset(uri, commits) for uri in spec.dataset_uri)).result(stop)
     eval_uri = spec.eval_dataset_uri
     held_out = Task(lambda: find_dataset(eval_uri, commits)).result(stop) if eval_uri else None
-    return Inputs(hardware, model, chosen, train, held_out)
+    return Inputs(hardware, model, chosen, train, held_out, adapter)

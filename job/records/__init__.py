@@ -33,7 +33,7 @@ from job.records.prepare import (
     SplitStats,
 )
 from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, PackingProbe, TorchBuild
-from job.records.train import AdapterProof, AddedTokens, LogEntry, TrainResult, TrainTask, WorkerError
+from job.records.train import AdapterProof, AddedTokens, LogEntry, StartingAdapter, TrainResult, TrainTask, WorkerError
 
 __all__ = [
     "PROGRESS",
@@ -84,6 +84,7 @@ __all__ = [
     "SampleAnswer",
     "Score",
     "SplitStats",
+    "StartingAdapter",
     "StopNotice",
     "Strategy",
     "TensorGroup",
