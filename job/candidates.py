@@ -8,7 +8,7 @@ from job.adapters import KINDS
 from job.batch import MAX_SHARE, Batch
 from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, settled_optim, works
 from job.facts.gpus import GpuSpeed, speed_of
-from job.memory import Setup, cache_per_token, estimate
+from job.memory import BYTES, Setup, cache_per_token, estimate
 from job.methods import METHODS
 from job.parameters import Parameters
 from job.records import Activations, Facts, MemoryEstimate, Precision, Quantization, Strategy
@@ -117,6 +117,7 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         dropout=case.spec.lora_dropout > 0,
         drawn=case.batch.share if case.spec.num_generations else 0,
         cache_per_token=cache_per_token(case.facts.model.config, case.precision),
+        reward_bytes=BYTES[case.precision] * case.facts.reward_parameters,
         vocabulary=int(case.facts.model.config.get("vocab_size") or 0),
         sequences=method.sequences,
         forwards=method.forwards,

@@ -10,6 +10,7 @@ from job.modules import check_modules
 from job.plan import check_host
 from job.processes import StopRequest, Task
 from job.records import ChatTemplateChoice, HardwareFacts
+from job.reward_model import RewardSource, find_reward_model
 from job.spec import JobSpec
 from job.starting import AdapterSource, find_adapter
 
@@ -24,13 +25,15 @@ class Inputs:
     train: tuple[Source, ...]
     held_out: Source | None
     adapter: AdapterSource | None = None  # that training starts from
+    reward: RewardSource | None = None  # None: no model scores answers
 
     @property
     def revisions(self) -> dict[str, str]:
         """The commit of each place on the Hub, by URI."""
         sources = (self.model.source, *self.train, *((self.held_out,) if self.held_out else ()))
         sources += (self.adapter.source,) if self.adapter else ()
-        return {str(source.uri): source.revision for source in sources if source.revision}
+        known = {str(source.uri): source.revision for source in sources if source.revision}
+        return known | (self.reward.revisions if self.reward else {})
 
     @property
     def num_gpus(self) -> int:
@@ -68,4 +71,6 @@ def find_inputs(
     train = Task(lambda: tuple(find_dataset(uri, commits) for uri in spec.dataset_uri)).result(stop)
     eval_uri = spec.eval_dataset_uri
     held_out = Task(lambda: find_dataset(eval_uri, commits)).result(stop) if eval_uri else None
-    return Inputs(hardware, model, chosen, train, held_out, adapter)
+    judge = spec.reward_model
+    reward = Task(lambda: find_reward_model(judge, cache, commits)).result(stop) if judge else None
+    return Inputs(hardware, model, chosen, train, held_out, adapter, reward)

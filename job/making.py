@@ -50,12 +50,14 @@ def make_result(
             run.console.weights(inputs.model.facts)
         weights = Task(lambda: inputs.model.localize(run.shop.cache / "models", weights=True))
         starting = Task(lambda: _starting(run, inputs))
+        reward = Task(lambda: inputs.reward.localize(run.shop.cache) if inputs.reward else None)
         checkpoint = Task(lambda: bring_back(run, output, found, plan, before))
         rows, prepared = _prepare(run, task, plan)
         plan = _foresee(run, plan, prepared)
         durable, start = checkpoint.result(run.stop), starting.result(run.stop)
         _settle(run, output, attempt, before, run.wait(lambda: decide(plan, inputs, rows, prepared, start)), durable)
-        train_task = _train_task(inputs, weights.result(run.stop), rows, prepared, start)
+        train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
+        train_task = train_task.model_copy(update={"start": start, "reward_model": reward.result(run.stop)})
     with run.timed("train"), tracked(run):
         plan, result, error = train_durably(run, plan, train_task, output, attempt, durable, deadline)
     revisions = tuple(source.revision for source in inputs.train)
@@ -118,9 +120,7 @@ def _starting(run: Run, inputs: Inputs) -> StartingAdapter | None:
     return inputs.adapter.localize(run.shop.cache / "adapters", how) if inputs.adapter and how else None
 
 
-def _train_task(
-    inputs: Inputs, folder: Path, rows: Path, prepared: Prepared, start: StartingAdapter | None
-) -> TrainTask:
+def _train_task(inputs: Inputs, folder: Path, rows: Path, prepared: Prepared) -> TrainTask:
     return TrainTask(
         model_path=folder.absolute(),
         data_path=rows.absolute(),
@@ -128,7 +128,6 @@ def _train_task(
         base_model_revision=inputs.model.facts.revision,
         has_eval=prepared.eval is not None,
         chat_template=prepared.chat_template,
-        start=start,
     )
 
 

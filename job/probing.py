@@ -62,6 +62,7 @@ def gather(
         model=inputs.model.facts,
         dataset=find_rows(),
         packing=packing.result() if packing else None,
+        reward_parameters=inputs.reward.base.facts.parameters if inputs.reward else 0,
         dry_run=dry_run.result() if dry_run else None,
     )
 

@@ -18,6 +18,13 @@ class StartingAdapter(Record):
     identity: str  # SHA-256 over its files
 
 
+class RewardModel(Record):
+    """The folders of a model that scores answers: a base with an adapter, or a model that does so by itself."""
+
+    base: Path
+    adapter: Path | None = None
+
+
 class TrainTask(Record):
     """Where the worker finds what it needs, and what it must write into the adapter."""
 
@@ -28,6 +35,7 @@ class TrainTask(Record):
     has_eval: bool
     chat_template: ChatTemplateChoice | None = None  # None: the tokenizer stays as it is
     start: StartingAdapter | None = None  # None: from the base alone
+    reward_model: RewardModel | None = None  # None: no model scores answers
     resume_from: Path | None = None  # a complete checkpoint; None: from the first step
 
 

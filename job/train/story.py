@@ -33,7 +33,7 @@ def train(run_dir: RunDir, rank: int) -> None:
     beat = Beat(run_dir.beat(rank))
     trainer, added = make_trainer(spec, plan, task, run_dir, beat.touch)
     progress, obey, best = _observe(trainer, spec, beat)
-    watch = AdapterWatch(trainer.adapted_model)
+    watch = AdapterWatch(trainer.adapted_model, spec.adapter)
     beat.touch()
     trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
     if task.has_eval and not obey.stopped and not trainer.evaluated_now:
