@@ -35,14 +35,14 @@ def starting(run: Run, first: Run, how: str) -> Run:
 
 
 def test_an_adapter_is_trained_on_from_where_it_was(inputs, first, tmp_path):
-    run = starting(run_of(inputs, tmp_path, "sft", max_steps=1, learning_rate=1e-12), first, "continue")
+    run = starting(run_of(inputs, tmp_path, "sft", max_steps=1, learning_rate=1e-5), first, "continue")
 
     again = train_here(run)
 
     assert again.losses[0] < first.losses[0] - 0.01
     ours, theirs = (load_file(one.adapter / "adapter_model.safetensors") for one in (again, first))
     assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
 
 
 def test_a_new_adapter_stands_on_the_base_with_the_first_one_in_it(inputs, first, tmp_path):
