@@ -10,14 +10,15 @@ from job.settings import Settings
 
 _SNIPPET = """```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto")
+base = {auto}.from_pretrained({base}{revision}{outputs}, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained({adapter}{subfolder})
 {merging}{fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
 ```"""
 _STARTS = {"continue": "trained on", "merge": "merged into the base before"}
 _RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
+_PADDING = "base.config.pad_token_id = tokenizer.pad_token_id  # a score is read before the padding\n"
 _END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
 
 
@@ -25,18 +26,26 @@ def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> 
     """Markdown with the Hub's YAML header. *adapter_location* is a repository id, in which the adapter lies in
     *subfolder*, or the adapter's folder."""
     base = metrics.base_model
-    on_hub = base.revision is not None
+    on_hub, scores = base.revision is not None, metrics.method == "reward"
     base_id = base.uri.removeprefix("hf://").partition("@")[0] if on_hub else base.uri
     snippet = _copies(base_id, adapter_location, base.merged_adapter or "") + _SNIPPET.format(
+        auto="AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM",
+        outputs=", num_labels=1" if scores else "",
         base=json.dumps(_loadable(base_id, "base")),
         revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
         adapter=json.dumps(_loadable(adapter_location, "adapter")),
         subfolder=f", subfolder={json.dumps(subfolder)}" if subfolder else "",
         merging=_merging(metrics.base_model),
-        fitting=_fitting(metrics.tokenizer),
+        fitting=_PADDING if scores else _fitting(metrics.tokenizer),
     )
     kind = "LoRA adapter" if metrics.status == "finished" else "Unfinished LoRA adapter"
-    header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sft", "trl", "graft"]}
+    header = {
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", metrics.method, "trl", "graft"],
+    }
+    if scores:
+        header["pipeline_tag"] = "text-classification"
     if on_hub:
         header |= {"base_model": base_id, "base_model_relation": "adapter"}
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(metrics))
