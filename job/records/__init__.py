@@ -33,7 +33,16 @@ from job.records.prepare import (
     SplitStats,
 )
 from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, PackingProbe, TorchBuild
-from job.records.train import AdapterProof, AddedTokens, LogEntry, RewardModel, TrainResult, TrainTask, WorkerError
+from job.records.train import (
+    AdapterProof,
+    AddedTokens,
+    LogEntry,
+    RewardModel,
+    StartingAdapter,
+    TrainResult,
+    TrainTask,
+    WorkerError,
+)
 
 __all__ = [
     "PROGRESS",
@@ -85,6 +94,7 @@ __all__ = [
     "SampleAnswer",
     "Score",
     "SplitStats",
+    "StartingAdapter",
     "StopNotice",
     "Strategy",
     "TensorGroup",
