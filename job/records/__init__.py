@@ -33,7 +33,7 @@ from job.records.prepare import (
     SplitStats,
 )
 from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, PackingProbe, TorchBuild
-from job.records.train import AdapterProof, AddedTokens, LogEntry, TrainResult, TrainTask, WorkerError
+from job.records.train import AdapterProof, AddedTokens, LogEntry, RewardModel, TrainResult, TrainTask, WorkerError
 
 __all__ = [
     "PROGRESS",
@@ -81,6 +81,7 @@ __all__ = [
     "Pushed",
     "Quantization",
     "Record",
+    "RewardModel",
     "SampleAnswer",
     "Score",
     "SplitStats",
