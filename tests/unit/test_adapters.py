@@ -103,7 +103,7 @@ def test_of_two_fields_that_say_the_same_of_oft_the_other_gives_way(args):
         (
             "lora",
             {"rank_patern": {}},
-            "'rank_patern' is not a field of PEFT's LoraConfig; did you mean 'rank_pattern'?",
+            "'rank_patern' is not a field of PEFT's LoraConfig; 'rank_pattern' may be meant",
         ),
         (
             "prompt",
