@@ -10,6 +10,7 @@ from job.modules import check_modules
 from job.plan import check_host
 from job.processes import StopRequest, Task
 from job.records import ChatTemplateChoice, HardwareFacts
+from job.reward_model import RewardSource, find_reward_model
 from job.spec import JobSpec
 
 
@@ -22,12 +23,14 @@ class Inputs:
     chat_template: ChatTemplateChoice | None  # None: nothing was asked for
     train: tuple[Source, ...]
     held_out: Source | None
+    reward: RewardSource | None = None  # None: no model scores answers
 
     @property
     def revisions(self) -> dict[str, str]:
         """The commit of each place on the Hub, by URI."""
         sources = (self.model.source, *self.train, *((self.held_out,) if self.held_out else ()))
-        return {str(source.uri): source.revision for source in sources if source.revision}
+        known = {str(source.uri): source.revision for source in sources if source.revision}
+        return known | (self.reward.revisions if self.reward else {})
 
     @property
     def num_gpus(self) -> int:
@@ -64,4 +67,6 @@ def find_inputs(
     train = Task(lambda: tuple(find_dataset(uri, commits) for uri in spec.dataset_uri)).result(stop)
     eval_uri = spec.eval_dataset_uri
     held_out = Task(lambda: find_dataset(eval_uri, commits)).result(stop) if eval_uri else None
-    return Inputs(hardware, model, chosen, train, held_out)
+    judge = spec.reward_model
+    reward = Task(lambda: find_reward_model(judge, cache, commits)).result(stop) if judge else None
+    return Inputs(hardware, model, chosen, train, held_out, reward)

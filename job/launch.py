@@ -52,10 +52,11 @@ def _offload(plan: Plan) -> list[str]:
             return []
 
 
-def launch_env(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
+def launch_env(plan: Plan, env: Mapping[str, str], run_dir: RunDir) -> dict[str, str]:
     """The workers' environment: *env* and what the plan adds, offline, with one visible GPU for a single process, and
-    with the process that they must not outlive."""
-    worker_env = dict(env) | plan.worker_env | {"GRAFT_SUPERVISOR_PID": str(os.getpid())}
+    with the process that they must not outlive. What DeepSpeed compiles stays with the run."""
+    worker_env = {"TORCH_EXTENSIONS_DIR": str(run_dir.extensions)} | dict(env) | plan.worker_env
+    worker_env["GRAFT_SUPERVISOR_PID"] = str(os.getpid())
     worker_env["HF_HUB_OFFLINE"] = "1"  # everything is local by now; a lookup would be a bug and a delay
     if not plan.use_gpu:
         worker_env["ACCELERATE_USE_CPU"] = "true"
@@ -105,13 +106,17 @@ def _forget_earlier_ranks(run_dir: RunDir) -> None:
     for folder in (run_dir.errors, run_dir.beat(0).parent, run_dir.exit(0).parent, run_dir.stack(0).parent):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    # A process that was killed while it compiled leaves this behind, and whoever comes next waits for ever
+    # (torch 2.13, utils/file_baton.py).
+    for lock in run_dir.extensions.glob("*/lock"):
+        lock.unlink()
 
 
 def _start(plan: Plan, run_dir: RunDir, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     with run_dir.worker_log.open("wb") as output:
         return subprocess.Popen(
             launch_command(plan, run_dir), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env=launch_env(plan, env), start_new_session=True, preexec_fn=die_with_parent,
+            env=launch_env(plan, env, run_dir), start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
 
 

@@ -74,12 +74,14 @@ def _train(
         if not inputs.model.source.is_local:
             run.console.weights(inputs.model.facts)
         weights = Task(lambda: inputs.model.localize(run.shop.cache / "models", weights=True))
+        reward = Task(lambda: inputs.reward.localize(run.shop.cache) if inputs.reward else None)
         checkpoint = Task(lambda: bring_back(run, output, found, plan, before))
         rows, prepared = _prepare(run, task, plan)
         plan = _foresee(run, plan, prepared)
         durable = checkpoint.result(run.stop)
         _settle(run, output, attempt, before, run.wait(lambda: decide(plan, inputs, rows, prepared)), durable)
         train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
+        train_task = train_task.model_copy(update={"reward_model": reward.result(run.stop)})
     with run.timed("train"), tracked(run):
         plan, result, error = train_durably(run, plan, train_task, output, attempt, durable, deadline)
     revisions = tuple(source.revision for source in inputs.train)
@@ -172,6 +174,7 @@ def _rejected(run: Run, made: Made, judgement: Judgement, output: Output, attemp
     cause = judgement.objection or ""
     place = f"{output.text.rstrip('/')}/{REJECTED}"
     failure = _set_apart(run, replace(made, set_apart="rejected"), REJECTED, output, attempt, cause)
+    run.dir.made.unlink()  # whoever removes what was rejected wants it made anew
     return failure or AdapterRejected(f"{cause} The adapter as it is is in {place}.", judgement.fix, published=True)
 
 

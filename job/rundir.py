@@ -44,6 +44,7 @@ class RunDir:
         self.dataset_report = root / "dataset_report.json"
         self.report = root / "report.html"
         self.tensorboard = root / "tensorboard"
+        self.extensions = root / "torch_extensions"
         self.checkpoints = root / "checkpoints"
         self.spare = root / "spare"
         self.outbox = root / "outbox"

@@ -3,6 +3,7 @@
 # The servers are imported by the tests that use them: moto alone takes longer than most tests.
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,15 @@ import pytest
 if TYPE_CHECKING:
     from tests.servers.hub_server import HubServer
     from tests.servers.s3_server import S3Server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torch_extensions(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What DeepSpeed compiles serves all tests of this session, and no lock of an earlier one that was killed makes
+    them wait for ever."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if base.name.startswith("popen-") else base  # as pytest-xdist names those of its workers
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(folder / "torch_extensions"))
 
 
 @pytest.fixture

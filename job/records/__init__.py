@@ -33,7 +33,16 @@ from job.records.prepare import (
     SplitStats,
 )
 from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, PackingProbe, TorchBuild
-from job.records.train import AdapterProof, AddedTokens, GateFigures, LogEntry, TrainResult, TrainTask, WorkerError
+from job.records.train import (
+    AdapterProof,
+    AddedTokens,
+    GateFigures,
+    LogEntry,
+    RewardModel,
+    TrainResult,
+    TrainTask,
+    WorkerError,
+)
 
 __all__ = [
     "PROGRESS",
@@ -84,6 +93,7 @@ __all__ = [
     "Pushed",
     "Quantization",
     "Record",
+    "RewardModel",
     "SampleAnswer",
     "Score",
     "SplitStats",

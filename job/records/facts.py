@@ -79,4 +79,5 @@ class Facts(Record):
     model: ModelFacts
     dataset: DatasetFacts
     packing: PackingProbe | None = None  # None: not probed, because packing was ruled out before
+    reward_parameters: int = 0  # of the model that scores answers
     dry_run: DryRun | None = None  # None: the formula knows this architecture

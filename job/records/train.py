@@ -9,6 +9,13 @@ from job.records.base import Record
 from job.records.prepare import ChatTemplateChoice
 
 
+class RewardModel(Record):
+    """The folders of a model that scores answers: a base with an adapter, or a model that does so by itself."""
+
+    base: Path
+    adapter: Path | None = None
+
+
 class TrainTask(Record):
     """Where the worker finds what it needs, and what it must write into the adapter."""
 
@@ -18,6 +25,7 @@ class TrainTask(Record):
     base_model_revision: str | None
     has_eval: bool
     chat_template: ChatTemplateChoice | None = None  # None: the tokenizer stays as it is
+    reward_model: RewardModel | None = None  # None: no model scores answers
     resume_from: Path | None = None  # a complete checkpoint; None: from the first step
 
 

@@ -17,8 +17,8 @@ class OptimizationSettings(BaseModel):
     )
     learning_rate: float | None = setting(
         None,
-        doc="Peak learning rate. The defaults are for LoRA; `ia3` and `vera` take 15 and 10 times as much, `prefix` and "
-        "`prompt` 50 times ([why](adapters.md)).",
+        doc="Peak learning rate. The defaults are for LoRA; `ia3` and `vera` take 15 and 10 times as much, `prefix` "
+        "and `prompt` 50 times ([why](adapters.md)).",
         why="; ".join(f"`{method.learning_rate:g}` for {name}: {method.why}" for name, method in METHODS.items()),
         gt=0,
     )

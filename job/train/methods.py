@@ -27,7 +27,7 @@ def make_trainer(
     train_rows = Dataset.from_file(str(task.data_path / "train.arrow"))
     eval_rows = Dataset.from_file(str(task.data_path / "eval.arrow")) if task.has_eval else None
     # First, as the model is loaded differently under ZeRO-3, and on the device that is chosen here.
-    kind, own, args = method_of(spec, plan, shared_settings(spec, plan, task, run_dir, len(train_rows)))
+    kind, own, args = method_of(spec, plan, task, shared_settings(spec, plan, task, run_dir, len(train_rows)))
     scores = spec.method == "reward"
     model = load_base(plan, task, args.device, scores_from=spec.seed if scores else None)
     tokenizer = AutoTokenizer.from_pretrained(task.model_path)
@@ -53,7 +53,7 @@ def make_trainer(
 
 
 def method_of(
-    spec: JobSpec, plan: Plan, settings: dict[str, Any]
+    spec: JobSpec, plan: Plan, task: TrainTask, settings: dict[str, Any]
 ) -> tuple[type[AdapterTrainer], Callable[[Any], dict[str, Any]], Any]:
     """The trainer of ``spec.method``, what it is given besides what all are, and its configuration. Each is imported
     where it is used: TRL's trainers take seconds."""
@@ -61,7 +61,7 @@ def method_of(
         from job.train.rewards import reward_settings
 
         def rewards(args: Any) -> dict[str, Any]:
-            return reward_settings(spec)
+            return reward_settings(spec, plan, task.reward_model, args.device)
 
         if spec.method == "rloo":
             from job.train.rloo import RlooTrainer, rloo_config

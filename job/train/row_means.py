@@ -1,6 +1,6 @@
 """A loss that is a mean over rows: each row weighs the same in its step, however many processes share it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -37,17 +37,20 @@ class RowMeansTrainer(AdapterTrainer):
         return {name: values[:SHORT] for name, values in row.items()} | {"chosen_ids": chosen, "rejected_ids": chosen}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        loader: DataLoader[Any] = super().get_train_dataloader()
-        collate = loader.collate_fn
-
-        def collate_rows(examples: list[Example]) -> dict[str, Any]:
-            rows = [example for example in examples if not self.is_filler(example)]
-            # A process without a row computes all the same, as the others wait for its part in every collective.
-            batch = collate([self.as_row(example) for example in rows or examples[:1]])
-            return {**batch, ROWS: torch.tensor(len(rows))}
-
-        loader.collate_fn = collate_rows
+        collate: Callable[[list[Example]], dict[str, Any]] = vars(self)["data_collator"]
+        self.data_collator = lambda examples: self._collate(examples, collate)
+        try:
+            loader: DataLoader[Any] = super().get_train_dataloader()
+        finally:
+            self.data_collator = collate
         return loader
+
+    def _collate(self, examples: list[Example], collate: Callable[[list[Example]], dict[str, Any]]) -> dict[str, Any]:
+        """A micro-batch without its fillers, and how many rows it has. A process without a row computes all the same,
+        as the others wait for its part in every collective."""
+        rows = [example for example in examples if not self.is_filler(example)]
+        batch = collate([self.as_row(example) for example in rows or examples[:1]])
+        return {**batch, ROWS: torch.tensor(len(rows))}
 
     def as_row(self, example: Example) -> Example:
         """*example* as the collator takes it."""

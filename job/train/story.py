@@ -34,7 +34,7 @@ def train(run_dir: RunDir, rank: int) -> None:
     beat = Beat(run_dir.beat(rank))
     trainer, added = make_trainer(spec, plan, task, run_dir, beat.touch)
     progress, obey, best = _observe(trainer, spec, beat)
-    watch = AdapterWatch(trainer.adapted_model)
+    watch = AdapterWatch(trainer.adapted_model, spec.adapter)
     beat.touch()
     trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
     if task.has_eval and not obey.stopped and not trainer.evaluated_now:
@@ -43,12 +43,12 @@ def train(run_dir: RunDir, rank: int) -> None:
             trainer._save_checkpoint(trainer.model, None)
     if not obey.stopped:
         best.load()
-        leave_proof_logits(trainer, run_dir)
-        beat.touch()
     proof = _proof(watch, trainer, obey.stopped)
     if proof:
         with full_disk_told(run_dir.adapter):
             trainer.save_result(watch.initial)
+            if not obey.stopped:
+                leave_proof_logits(trainer, run_dir)
     beat.touch()
 
     if trainer.is_world_process_zero():

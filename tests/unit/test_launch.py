@@ -20,6 +20,8 @@ from job.rundir import RunDir, write_json
 from job.spec import JobSpec
 from tests.tiny import ROOT
 
+RUN_DIR = RunDir(Path("/run"))
+
 
 def plan(**settings: object) -> Plan:
     defaults = {
@@ -31,7 +33,7 @@ def plan(**settings: object) -> Plan:
 
 
 def test_the_process_count_is_never_left_to_a_config_file():
-    command = launch_command(plan(strategy="ddp", num_processes=4), RunDir(Path("/run")))
+    command = launch_command(plan(strategy="ddp", num_processes=4), RUN_DIR)
 
     assert command[command.index("--num_processes") + 1] == "4"
     assert command[command.index("--mixed_precision") + 1] == "bf16"
@@ -43,11 +45,11 @@ def test_the_process_count_is_never_left_to_a_config_file():
 def test_a_single_process_sees_a_single_gpu(visible, expected):
     env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
 
-    assert launch_env(plan(), env)["CUDA_VISIBLE_DEVICES"] == expected
+    assert launch_env(plan(), env, RUN_DIR)["CUDA_VISIBLE_DEVICES"] == expected
 
 
 def test_workers_are_offline_and_know_when_there_is_no_gpu():
-    env = launch_env(plan(strategy="cpu", use_gpu=False), {"PATH": "/bin"})
+    env = launch_env(plan(strategy="cpu", use_gpu=False), {"PATH": "/bin"}, RUN_DIR)
 
     assert env["HF_HUB_OFFLINE"] == "1"
     assert env["ACCELERATE_USE_CPU"] == "true"
@@ -61,13 +63,13 @@ def test_workers_are_offline_and_know_when_there_is_no_gpu():
 def test_the_plan_says_where_the_base_lives(strategy, flag, kept, offloaded):
     for cpu_offload, expected in ((False, kept), (True, offloaded)):
         planned = plan(strategy=strategy, num_processes=2, cpu_offload=cpu_offload)
-        command = launch_command(planned, RunDir(Path("/run")))
+        command = launch_command(planned, RUN_DIR)
 
         assert command[command.index(flag) + 1] == expected
 
 
 def test_workers_are_told_what_the_machine_needs():
-    env = launch_env(plan(worker_env={"NCCL_P2P_DISABLE": "1"}), {"NCCL_P2P_DISABLE": "0"})
+    env = launch_env(plan(worker_env={"NCCL_P2P_DISABLE": "1"}), {"NCCL_P2P_DISABLE": "0"}, RUN_DIR)
 
     assert env["NCCL_P2P_DISABLE"] == "1"
 
@@ -241,3 +243,8 @@ def test_a_stopped_process_is_killed_without_waiting_for_it_to_obey():
 
     assert time.monotonic() - began < 1
     assert psutil.Process().children(recursive=True) == []
+
+
+def test_what_is_compiled_stays_with_the_run_unless_there_is_a_place_for_it():
+    assert launch_env(plan(), {}, RUN_DIR)["TORCH_EXTENSIONS_DIR"] == "/run/torch_extensions"
+    assert launch_env(plan(), {"TORCH_EXTENSIONS_DIR": "/kept"}, RUN_DIR)["TORCH_EXTENSIONS_DIR"] == "/kept"

@@ -265,3 +265,14 @@ def test_what_an_earlier_launch_left_is_not_taken_for_this_ones(training):
     again.run(lambda: again.stop(30))
 
     assert not any(training.run_dir.errors.iterdir())
+
+
+def test_a_lock_that_a_killed_compilation_left_is_gone_before_anybody_waits_for_it(training):
+    lock = training.run_dir.extensions / "fused_adam" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+
+    training.run(lambda: training.stop(30))
+
+    assert not lock.exists()
+    assert lock.parent.exists()

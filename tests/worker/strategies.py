@@ -119,7 +119,7 @@ class Run:
         env = _env(shim=self.shim and self.plan.strategy in SHARDED)
         command = [self.module if part == "job.train" else part for part in launch_command(self.plan, self.files)]
         return subprocess.run(
-            command, cwd=self.root, env=launch_env(self.plan, env), timeout=TIMEOUT_S,
+            command, cwd=self.root, env=launch_env(self.plan, env, self.files), timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 

@@ -56,6 +56,7 @@ def train_here(run: Run) -> Run:
     for path, record in ((run.files.spec, spec), (run.files.plan, run.plan), (run.files.train_task, task)):
         write_json(path, record)
     run.files.beat(0).parent.mkdir(parents=True, exist_ok=True)
+    run.files.beat(0).touch()
     train(run.files, 0)
     return run
 
