@@ -28,7 +28,7 @@ def pin_nothing(torch: ModuleType) -> None:
 
 
 def sum_through_gloo(comm: ModuleType) -> None:
-    """DeepSpeed would compile a sum through shared memory, half a minute for each session, with which ranks have hung."""
+    """DeepSpeed would compile a sum through shared memory, half a minute a session, with which ranks have hung."""
     comm.build_shm_op = lambda: None
 
 
