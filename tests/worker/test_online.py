@@ -150,8 +150,8 @@ def test_the_reward_rises_and_a_run_resumed_in_a_later_epoch_is_bit_equal(model,
 
     entries = history(whole)
     rewards = [entry["reward"] for entry in entries]
-    third = LEARNING_STEPS // 3
-    assert sum(rewards[-third:]) > sum(rewards[:third]) + 0.2 * third, list(rewards)
+    # By the second step little is learned; GRPO has it all after a few more.
+    assert sum(rewards[-8:]) / 8 > sum(rewards[:2]) / 2 + 0.2, list(rewards)
     assert entries[-1]["step"] / entries[-1]["epoch"] < RESUMED_AT, "it was resumed in the first epoch"
     clocks = {"step_time"}
     assert [dict(entry) | dict.fromkeys(clocks, 0) for entry in history(again)] == [
