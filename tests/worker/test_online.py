@@ -84,8 +84,10 @@ def run(model: Path, data: Path, root: Path, method: str, *, resume_from: Path |
         model_path=model, data_path=data, base_model_name="org/m", base_model_revision=None, has_eval=spec.evaluates,
         resume_from=resume_from,
     )  # fmt: skip
+    batch = {"global_batch_size": spec.global_batch_size, "gradient_accumulation_steps": spec.global_batch_size // 4}
+    plan = PLAN.model_copy(update=batch)
     files = RunDir(root)
-    for path, record in ((files.spec, spec), (files.plan, PLAN), (files.train_task, task)):
+    for path, record in ((files.spec, spec), (files.plan, plan), (files.train_task, task)):
         write_json(path, record)
     files.beat(0).parent.mkdir(parents=True, exist_ok=True)
     files.beat(0).touch()
@@ -140,7 +142,7 @@ def test_losses_and_rewards_equal_a_bare_trl_script_at_every_step(model, data, t
 @pytest.mark.parametrize("method", METHODS)
 def test_the_reward_rises_and_a_run_resumed_in_a_later_epoch_is_bit_equal(model, data, tmp_path, method):
     more = {"max_steps": LEARNING_STEPS, "save_steps": RESUMED_AT, "eval_fraction": 0.1, "eval_steps": 8}
-    more |= {"learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    more |= {"learning_rate": 1e-2, "global_batch_size": 32, "lr_scheduler_type": "constant"}
     whole = run(model, data, tmp_path / "whole", method, **more)
     checkpoint = tmp_path / f"checkpoint-{RESUMED_AT}"
     shutil.copytree(whole.checkpoints / checkpoint.name, checkpoint)
@@ -148,7 +150,8 @@ def test_the_reward_rises_and_a_run_resumed_in_a_later_epoch_is_bit_equal(model,
 
     entries = history(whole)
     rewards = [entry["reward"] for entry in entries]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3, rewards
+    # By the second step little is learned; GRPO has it all after a few more.
+    assert sum(rewards[-8:]) / 8 > sum(rewards[:2]) / 2 + 0.2, list(rewards)
     assert entries[-1]["step"] / entries[-1]["epoch"] < RESUMED_AT, "it was resumed in the first epoch"
     clocks = {"step_time"}
     assert [dict(entry) | dict.fromkeys(clocks, 0) for entry in history(again)] == [
