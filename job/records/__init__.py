@@ -2,11 +2,11 @@
 
 `Facts` and `Plan` are written by the supervisor, `PrepareTask` too; `Prepared` comes back from ``job.prepare``,
 `PackingProbe`, `Activations`, `TorchBuild` and `AllReduce` from ``job.probe``, `TrainResult` or `WorkerError` from
-``job.train``.
+``job.train``, and `Judgement` from ``job.evaluate``, which is asked by an `EvaluateTask`.
 """
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
-from job.records.evaluate import Answer, CurveFinding, Pattern, SampleAnswer, Score
+from job.records.evaluate import Answer, CurveFinding, EvaluateTask, Judgement, Pattern, SampleAnswer, Score
 from job.records.facts import (
     DatasetFacts,
     Facts,
@@ -36,6 +36,7 @@ from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, Packin
 from job.records.train import (
     AdapterProof,
     AddedTokens,
+    GateFigures,
     LogEntry,
     RewardModel,
     StartingAdapter,
@@ -61,14 +62,17 @@ __all__ = [
     "Decided",
     "DryRun",
     "DryRunTask",
+    "EvaluateTask",
     "Exit",
     "Facts",
     "Findings",
     "Forecast",
     "Format",
+    "GateFigures",
     "GateSettings",
     "Gpu",
     "HardwareFacts",
+    "Judgement",
     "Layout",
     "LogEntry",
     "MemoryEstimate",
