@@ -41,6 +41,8 @@ def settled_optim(asked: str, strategy: Strategy, quantization: Quantization) ->
 
 def quantizations(spec: Settings) -> list[Quantization]:
     """Those that *spec* leaves open, the most exact first."""
+    if spec.adapter_start == "merge":
+        return ["none"]  # a sum would be rounded to 4 or 8 bits again
     if spec.adapter == "qlora":
         return ["nf4"]
     return ["none", "nf4"] if spec.quantization == "auto" else [spec.quantization]

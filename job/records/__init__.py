@@ -2,11 +2,11 @@
 
 `Facts` and `Plan` are written by the supervisor, `PrepareTask` too; `Prepared` comes back from ``job.prepare``,
 `PackingProbe`, `Activations`, `TorchBuild` and `AllReduce` from ``job.probe``, `TrainResult` or `WorkerError` from
-``job.train``.
+``job.train``, and `Judgement` from ``job.evaluate``, which is asked by an `EvaluateTask`.
 """
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
-from job.records.evaluate import Answer, CurveFinding, Pattern, SampleAnswer, Score
+from job.records.evaluate import Answer, CurveFinding, EvaluateTask, Judgement, Pattern, SampleAnswer, Score
 from job.records.facts import (
     DatasetFacts,
     Facts,
@@ -33,7 +33,17 @@ from job.records.prepare import (
     SplitStats,
 )
 from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, PackingProbe, TorchBuild
-from job.records.train import AdapterProof, AddedTokens, LogEntry, RewardModel, TrainResult, TrainTask, WorkerError
+from job.records.train import (
+    AdapterProof,
+    AddedTokens,
+    GateFigures,
+    LogEntry,
+    RewardModel,
+    StartingAdapter,
+    TrainResult,
+    TrainTask,
+    WorkerError,
+)
 
 __all__ = [
     "PROGRESS",
@@ -52,14 +62,17 @@ __all__ = [
     "Decided",
     "DryRun",
     "DryRunTask",
+    "EvaluateTask",
     "Exit",
     "Facts",
     "Findings",
     "Forecast",
     "Format",
+    "GateFigures",
     "GateSettings",
     "Gpu",
     "HardwareFacts",
+    "Judgement",
     "Layout",
     "LogEntry",
     "MemoryEstimate",
@@ -85,6 +98,7 @@ __all__ = [
     "SampleAnswer",
     "Score",
     "SplitStats",
+    "StartingAdapter",
     "StopNotice",
     "Strategy",
     "TensorGroup",

@@ -9,6 +9,15 @@ from job.records.base import Record
 from job.records.prepare import ChatTemplateChoice
 
 
+class StartingAdapter(Record):
+    """An adapter of an earlier run, on this machine."""
+
+    path: Path
+    how: Literal["continue", "merge"]
+    location: str  # what loads it elsewhere: a repository id, or the folder's URI
+    identity: str  # SHA-256 over its files
+
+
 class RewardModel(Record):
     """The folders of a model that scores answers: a base with an adapter, or a model that does so by itself."""
 
@@ -25,6 +34,7 @@ class TrainTask(Record):
     base_model_revision: str | None
     has_eval: bool
     chat_template: ChatTemplateChoice | None = None  # None: the tokenizer stays as it is
+    start: StartingAdapter | None = None  # None: from the base alone
     reward_model: RewardModel | None = None  # None: no model scores answers
     resume_from: Path | None = None  # a complete checkpoint; None: from the first step
 
@@ -36,6 +46,18 @@ class LogEntry(Record):
     values: dict[str, float]
 
 
+class GateFigures(Record):
+    """What a fresh process found about the adapter's file, on the base as it was trained on."""
+
+    tensors: int = Field(description="Of the file, those that begin at nothing, or are trained whole.")
+    learned: int = Field(description="How many of these are not what they began as.")
+    moved: float = Field(
+        description="The most that the adapter moves a logit of the base model, over a few trained rows."
+    )
+    apart: float = Field(description="The most that a logit differs from the trained model's in memory.")
+    tolerance: float = Field(description="How much of that may be rounding.")
+
+
 class AdapterProof(Record):
     """Evidence that the adapter was trainable and has changed."""
 
@@ -43,6 +65,7 @@ class AdapterProof(Record):
     tensors: int
     changed_tensors: int
     unchanged: tuple[str, ...] = ()
+    gate: GateFigures | None = None  # None: not judged, as of a partial result
 
 
 class AddedTokens(Record):
@@ -75,6 +98,7 @@ class TrainResult(Record):
     eval_history: tuple[LogEntry, ...]
     adapter: AdapterProof | None  # None: stopped before it had learned anything
     added_tokens: AddedTokens = AddedTokens()
+    merged_adapter: str | None = None  # what was merged into the base first
     peak_gpu_memory_gib: float | None
     versions: dict[str, str]
 

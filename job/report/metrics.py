@@ -33,6 +33,9 @@ class BaseModelMetrics(Record):
     revision: str | None = Field(description="Commit on the Hub; null elsewhere.")
     model_type: str = Field(description="transformers' name of the architecture.")
     parameters: int = Field(description="Parameters, from the safetensors headers.")
+    merged_adapter: str | None = Field(
+        default=None, description="The adapter that must be merged into it before this one is put on; null: none."
+    )
 
 
 class TokenizerMetrics(Record):
@@ -85,7 +88,7 @@ class EvalMetrics(Record):
 
     loss_before: float = Field(description="Loss of the base model, before the first step.")
     loss: float | None = Field(description="Loss of the adapter that this is; null where it stopped at no evaluation.")
-    perplexity: float | None = Field(description="exp(loss).")
+    perplexity: float | None = Field(description="exp(loss) of sft, whose loss is that of tokens; else null.")
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
 
 
@@ -103,7 +106,9 @@ class Metrics(Record):
     """The file."""
 
     schema_version: int = Field(description="1. It grows when a field changes its meaning or goes away.")
-    status: Literal["finished", "partial"] = Field(description="`partial`: the time was up before the last step.")
+    status: Literal["finished", "partial", "rejected"] = Field(
+        description="`partial`: the time was up before the end; `rejected`: a check of the adapter failed."
+    )
     graft_version: str = Field(description="Version of this job.")
     method: str = Field(description="JOB_METHOD.")
     adapter: str = Field(description="JOB_ADAPTER.")
@@ -133,15 +138,15 @@ def make_metrics(made: Made) -> Metrics:
         raise ValueError("a run that has learned nothing has no metrics")
     return Metrics(
         schema_version=SCHEMA_VERSION,
-        status="finished" if result.status == "finished" else "partial",
+        status=made.status,
         graft_version=__version__,
         method=spec.method,
         adapter=spec.adapter,
-        base_model=_base_model(spec, made.facts.model),
+        base_model=_base_model(spec, made.facts.model, result),
         tokenizer=_tokenizer(made.prepared, result),
         data=_data(spec, made.prepared, made.dataset_revisions),
         train=_train(result),
-        eval=_eval(result),
+        eval=_eval(spec.method, result),
         curve=read_curve(spec.method, result.history, result.eval_history),
         proof=result.adapter,
         plan=made.plan,
@@ -153,9 +158,13 @@ def make_metrics(made: Made) -> Metrics:
     )
 
 
-def _base_model(spec: JobSpec, model: ModelFacts) -> BaseModelMetrics:
+def _base_model(spec: JobSpec, model: ModelFacts, result: TrainResult) -> BaseModelMetrics:
     return BaseModelMetrics(
-        uri=spec.model, revision=model.revision, model_type=model.model_type, parameters=model.parameters
+        uri=spec.model,
+        revision=model.revision,
+        model_type=model.model_type,
+        parameters=model.parameters,
+        merged_adapter=result.merged_adapter,
     )
 
 
@@ -213,7 +222,7 @@ def _train(result: TrainResult) -> TrainMetrics:
     )
 
 
-def _eval(result: TrainResult) -> EvalMetrics | None:
+def _eval(method: str, result: TrainResult) -> EvalMetrics | None:
     if not result.eval_history:
         return None
     first, step = result.eval_history[0], result.published_step or result.steps
@@ -221,6 +230,6 @@ def _eval(result: TrainResult) -> EvalMetrics | None:
     return EvalMetrics(
         loss_before=first.values["eval_loss"],
         loss=loss,
-        perplexity=None if loss is None else math.exp(loss),
+        perplexity=math.exp(loss) if loss is not None and method == "sft" else None,
         history=result.eval_history,
     )
