@@ -104,8 +104,8 @@ def test_adapters_that_no_formula_knows_are_run_as_they_are(adapter):
 
     assert found.activations["bf16"].saved > 0
     assert found.adapter_parameters > 0
-    multiplied_out = found.fixed["bf16"].saved >= 2 * found.quantized_parameters
-    assert multiplied_out == (adapter in ("loha", "lokr"))
+    if adapter in ("loha", "lokr"):
+        assert 1.5 < found.fixed["bf16"].saved / found.quantized_parameters <= 2
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
