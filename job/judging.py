@@ -54,7 +54,7 @@ def judge(run: Run, made: Made, deadline: Deadline | None) -> Judgement:
         run.stop.limit(deadline.ends_at - publishing_s(run.live.measured), deadline.error())
     try:
         run.stop.check()
-        env = launch_env(made.plan, run.shop.env)
+        env = launch_env(made.plan, run.shop.env, run.dir)
         child = Child("job.evaluate", [run.dir.root], run.dir.evaluate_error, run.dir.evaluate_log, env)
         child.wait(run.stop)
     finally:
