@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from transformers import AutoTokenizer, PreTrainedModel
 
 from job.records import EvaluateTask
@@ -32,7 +32,10 @@ def load_untouched(spec: JobSpec, task: EvaluateTask) -> PreTrainedModel:
 
 def put_on(base: PreTrainedModel, folder: Path, task: EvaluateTask) -> PeftModel:
     """The adapter of *folder* on *base*, in training's dtype. What has another shape there stays out."""
-    model = PeftModel.from_pretrained(base, folder, is_trainable=True, ignore_mismatched_sizes=True)
+    prompt = PeftConfig.from_pretrained(str(folder)).is_prompt_learning  # which PEFT loads frozen only
+    model = PeftModel.from_pretrained(base, folder, is_trainable=not prompt, ignore_mismatched_sizes=True)
+    if prompt:
+        model.prompt_encoder.requires_grad_(True)
     hold_adapter_in(model, DTYPES[task.plan.adapter_dtype])
     return model.eval()
 

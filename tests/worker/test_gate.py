@@ -1,0 +1,203 @@
+"""The adapter gate, in this process: what it finds wrong with files that are not what was trained."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from job.errors import AdapterRejected
+from job.evaluate.gate import CONFIG, FILE, pass_gate
+from job.records import EvaluateTask, GateFigures, TrainTask
+from job.rundir import read_record
+from job.spec import JobSpec
+from job.train.proof_logits import last_logits
+from job.train.story import train
+from tests.worker.preferences import make_preferences
+from tests.worker.strategies import Inputs, Run, load_in_plain_peft, make_inputs, make_run
+from tests.worker.works import ADAPTERS
+
+pytestmark = pytest.mark.slow
+
+LAYER = "base_model.model.model.layers.1.self_attn.q_proj"
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("inputs"), rows=16)
+
+
+def trained(inputs: Inputs, root: Path, **settings) -> Run:
+    run = make_run(inputs, root, "single", quantization=settings.pop("quantization", "none"))
+    run = replace(run, settings=run.settings | {"max_steps": 2, "learning_rate": 2e-2, "save_steps": 100} | settings)
+    run.write()
+    run.files.beat(0).parent.mkdir()
+    run.files.beat(0).touch()
+    train(run.files, rank=0)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(inputs, tmp_path_factory) -> Run:
+    return trained(inputs, tmp_path_factory.mktemp("run"))
+
+
+def judge(run: Run, adapter: Path, model: Path | None = None) -> GateFigures:
+    """What the gate says of *adapter*, on the base that was trained or another *model*."""
+    task = read_record(run.files.train_task, TrainTask)
+    task = task.model_copy(update={"model_path": model or task.model_path})
+    spec = read_record(run.files.spec, JobSpec)
+    _, figures = pass_gate(spec, EvaluateTask(train=task, plan=run.plan, adapter=adapter), run.files.proof_logits)
+    return figures
+
+
+def test_what_was_trained_passes_with_the_figures_that_show_it(run):
+    figures = judge(run, run.adapter)
+
+    assert (figures.tensors, figures.learned) == (14, 14), "seven linear modules in each of two layers"
+    assert figures.moved > 0.01
+    assert figures.apart < 1e-4 < figures.moved
+
+
+@pytest.mark.parametrize("adapter", [name for name in ADAPTERS if name != "lora"])
+def test_every_kind_passes_and_all_its_parts_have_learned(inputs, tmp_path, adapter):
+    run = trained(inputs, tmp_path / "run", **ADAPTERS[adapter])
+
+    figures = judge(run, run.adapter)
+
+    assert figures.learned == figures.tensors > 0
+    assert figures.apart <= figures.tolerance < figures.moved
+
+
+def with_tensors(change: Callable[[Tensors], object]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        tensors = load_file(folder / FILE)
+        change(tensors)
+        save_file(tensors, folder / FILE)
+
+    return spoil
+
+
+def with_config(**fields: object) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps(config | fields))
+
+    return spoil
+
+
+def freeze(tensors: Tensors) -> None:
+    """As an adapter begins: every product is nothing."""
+    for name, tensor in tensors.items():
+        if "lora_B" in name:
+            tensor.zero_()
+
+
+def put_half_a_layer(tensors: Tensors) -> None:
+    tensors[f"{LAYER}.lora_A.weight"] = tensors[f"{LAYER}.lora_A.weight"][:8].clone()
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / FILE).read_bytes()
+    (folder / FILE).write_bytes(data[: len(data) // 2])
+
+
+FAULTS = {
+    "frozen": (with_tensors(freeze), "14 of 14 adapter tensors are what they began as"),
+    "no tensors": (with_tensors(Tensors.clear), "holds no tensor"),
+    "no bytes": (lambda folder: (folder / FILE).write_bytes(b""), "of 0 bytes cannot be read back"),
+    "no file": (lambda folder: (folder / FILE).unlink(), "cannot be read back"),
+    "NaN": (with_tensors(lambda t: t[f"{LAYER}.lora_A.weight"].view(-1)[:3].fill_(torch.nan)), "3 of 1,024 values"),
+    "zero lora_B in one layer": (
+        with_tensors(lambda tensors: tensors[f"{LAYER}.lora_B.weight"].zero_()),
+        "1 of 14 adapter tensors are what they began as, first base_model.model.model.layers.1.self_attn.q_proj",
+    ),
+    "missing layer": (
+        with_tensors(lambda t: [t.pop(name) for name in list(t) if ".layers.1." in name]),
+        "lacks 14 of 28 tensors",
+    ),
+    "truncated": (truncate, "cannot be read back"),
+    "extra keys": (
+        with_tensors(lambda tensors: tensors.update({"base_model.model.model.norm.lora_B.weight": torch.ones(2)})),
+        "holds 1 tensor that such an adapter has not",
+    ),
+    "wrong shape": (with_tensors(put_half_a_layer), "is of shape 8×64, and has to be 16×64"),
+    "another kind": (with_config(peft_type="LOHA"), "is a LoHaConfig, and JOB_ADAPTER=lora is a LoraConfig"),
+    "another base by name": (with_config(base_model_name_or_path="org/other"), "names the base model org/other"),
+    "another scale": (with_config(lora_alpha=64), "apart from those that training ended with"),
+    "no configuration": (lambda folder: (folder / CONFIG).unlink(), "adapter_config.json cannot be read back"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_not_what_was_trained_is_rejected_with_the_figures(run, tmp_path, fault):
+    spoil, said = FAULTS[fault]
+    adapter = shutil.copytree(run.adapter, tmp_path / "adapter")
+    spoil(adapter)
+
+    with pytest.raises(AdapterRejected, match=said):
+        judge(run, adapter)
+
+
+def test_another_base_is_found_by_its_logits(run, tmp_path):
+    """Weights of the same shapes, as of the same model at another revision."""
+    model = shutil.copytree(run.inputs.model, tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: tensor * 1.05 for name, tensor in tensors.items()}, model / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(AdapterRejected, match="apart from those that training ended with"):
+        judge(run, run.adapter, model)
+
+
+def test_an_adapter_that_moves_nothing_is_rejected_although_its_tensors_have_changed(run, tmp_path):
+    still = replace(run, root=shutil.copytree(run.root, tmp_path / "still"))
+    with_tensors(lambda tensors: [tensor.mul_(1e-9) for name, tensor in tensors.items() if "lora_B" in name])(
+        still.adapter
+    )
+    rows = {name: ids for name, ids in load_file(run.files.proof_logits).items() if name.startswith("ids.")}
+    model = load_in_plain_peft(run)
+    with model.disable_adapter():
+        of_the_base = {name.replace("ids", "logits"): last_logits(model, ids) for name, ids in rows.items()}
+    save_file(rows | of_the_base, still.files.proof_logits)
+
+    with pytest.raises(AdapterRejected, match="moves no logit of the base model"):
+        judge(still, still.adapter)
+
+
+def test_a_reward_model_passes_by_its_rewards_and_its_head_has_learned(tmp_path):
+    inputs = make_preferences(tmp_path / "rows", "reward")
+    run = trained(inputs, tmp_path / "run", method="reward")
+
+    figures = judge(run, run.adapter)
+
+    assert (figures.tensors, figures.learned) == (15, 15), "the head is one more"
+    assert figures.apart <= figures.tolerance < figures.moved
+
+    with_tensors(lambda tensors: tensors["base_model.model.score.weight"].add_(1))(run.adapter)
+    with pytest.raises(AdapterRejected, match="apart from those that training ended with"):
+        judge(run, run.adapter)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantized_base_is_judged_as_it_was_trained(inputs, tmp_path, quantization):
+    run = trained(inputs, tmp_path / "run", quantization=quantization)
+
+    figures = judge(run, run.adapter)
+
+    assert figures.learned == figures.tensors == 14
+    assert figures.apart <= figures.tolerance < figures.moved
+    unquantized = replace(run, plan=run.plan.model_copy(update={"quantization": "none"}))
+    assert judge_apart(unquantized) > 10 * figures.apart
+
+
+def judge_apart(run: Run) -> float:
+    """How far the logits are apart, passed or not."""
+    try:
+        return judge(run, run.adapter).apart
+    except AdapterRejected:
+        return float("inf")
