@@ -79,8 +79,10 @@ def _plan(run: Run, facts: Facts, before: Decided | None, found: list[Durable]) 
 
 def _prepare(run: Run, task: PrepareTask, plan: Plan) -> tuple[Path, Prepared]:
     rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), run.shop)
-    # Without the text of the template, which the tokenizer holds.
-    run.log.write("prepared", **prepared.model_dump(mode="json", exclude={"chat_template": {"source"}}))
+    # Without texts: the template's the tokenizer holds, the rows' are nobody's business.
+    run.log.write(
+        "prepared", **prepared.model_dump(mode="json", exclude={"chat_template": {"source"}, "first_rows": True})
+    )
     run.console.rows(prepared)
     return rows, prepared
 

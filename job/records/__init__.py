@@ -19,11 +19,14 @@ from job.records.live import Claim, Exit, Layout, Progress, Pulse, Pushed, StopN
 from job.records.outcome import Outcome
 from job.records.plan import Alternative, Decided, Forecast, MemoryEstimate, MemoryItem, Plan
 from job.records.prepare import (
+    HELD_OUT,
     PROGRESS,
     ChatTemplateChoice,
     DataFile,
     Findings,
     GateSettings,
+    HeldOut,
+    HeldOutRow,
     Prepared,
     PrepareTask,
     Preview,
@@ -36,6 +39,7 @@ from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, Packin
 from job.records.train import AdapterProof, AddedTokens, LogEntry, RewardModel, TrainResult, TrainTask, WorkerError
 
 __all__ = [
+    "HELD_OUT",
     "PROGRESS",
     "Activations",
     "AdapterProof",
@@ -60,6 +64,8 @@ __all__ = [
     "GateSettings",
     "Gpu",
     "HardwareFacts",
+    "HeldOut",
+    "HeldOutRow",
     "Layout",
     "LogEntry",
     "MemoryEstimate",
