@@ -1,9 +1,13 @@
-"""What answers to held-out rows are judged by: the settings as scorers, and what contradicts itself in them."""
+"""What answers to held-out rows are judged by: the settings as scorers, the scores, what contradicts itself."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
+from typing import NamedTuple
 
-from job.scores import SCORES, ScoreOptions
+from job.errors import BadData
+from job.records import Answer, HeldOut, Score
+from job.scores import SCORES, ScoreOptions, f1_by_class, unusable
 from job.settings import Settings
 from job.settings.evaluation import EvaluationSettings
 
@@ -28,6 +32,68 @@ def _suited(references: Iterable[str | None]) -> list[str]:
 def answer_options(spec: EvaluationSettings) -> ScoreOptions:
     """What the scorers are told."""
     return ScoreOptions(pattern=spec.eval_pattern, schema=spec.eval_schema)
+
+
+def refuse_unusable(spec: EvaluationSettings, held_out: HeldOut) -> None:
+    """See that each scorer has answers to compare with.
+
+    Raises:
+        BadData: one that was asked for has none.
+    """
+    options = answer_options(spec)
+    for name in dict.fromkeys([*spec.eval_scorers, *spec.min_score]):
+        reasons = [unusable(name, row.reference, options) for row in held_out.rows]
+        if all(reasons):
+            raise BadData(
+                f"The scorer {name} can judge none of the {len(reasons)} held-out rows, as {reasons[0]}.",
+                "Give rows with an answer (JOB_COLUMNS=prompt=question,completion=answer), or set JOB_EVAL_SCORERS.",
+            )
+
+
+class Compared(NamedTuple):
+    """What the base model and the tuned one make of the held-out rows."""
+
+    scores: tuple[Score, ...]
+    answers: tuple[Answer, ...]
+
+
+def scored(spec: EvaluationSettings, answers: Sequence[Answer]) -> Compared:
+    """*answers* with their scores, and the means of these. A row whose own answer a scorer cannot compare with is none
+    of that scorer's."""
+    options = answer_options(spec)
+    by_row: list[dict[str, tuple[float, float]]] = [{} for _ in answers]
+    means = []
+    for name in scorers(spec, [answer.reference for answer in answers]):
+        score = SCORES[name]
+        of = [index for index, answer in enumerate(answers) if not unusable(name, answer.reference, options)]
+        for index in of:
+            row = answers[index]
+            base, tuned = (score(text, row.reference, options) for text in (row.base, row.tuned))
+            by_row[index][name] = base, tuned
+        if of:
+            means.append(_mean(name, [by_row[index][name] for index in of], [answers[index] for index in of]))
+    full = (answer.model_copy(update={"scores": row}) for answer, row in zip(answers, by_row, strict=True))
+    return Compared(tuple(means), tuple(full))
+
+
+def _mean(name: str, pairs: Sequence[tuple[float, float]], answers: Sequence[Answer]) -> Score:
+    f1 = None
+    if name == "classification":
+        f1 = f1_by_class([answer.tuned for answer in answers], [answer.reference or "" for answer in answers])
+    base, tuned = (fmean(side) for side in zip(*pairs, strict=True))
+    return Score(scorer=name, rows=len(pairs), base=base, tuned=tuned, f1=f1)
+
+
+def shortfall(spec: EvaluationSettings, scores: Sequence[Score]) -> str | None:
+    """Which scores are below JOB_MIN_SCORE, with the figures; None: none."""
+    reached = {score.scorer: score for score in scores}
+    below = [
+        f"{name} is {reached[name].tuned:.4g} over {reached[name].rows} held-out answers (the base model's: "
+        f"{reached[name].base:.4g}), below JOB_MIN_SCORE={name}={least:g}"
+        for name, least in spec.min_score.items()
+        if reached[name].tuned < least
+    ]
+    return f"{'; '.join(below)}." if below else None
 
 
 def of_answers(spec: Settings) -> Iterator[str]:

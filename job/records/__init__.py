@@ -6,7 +6,7 @@
 """
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
-from job.records.evaluate import Answer, CurveFinding, Pattern, SampleAnswer, Score
+from job.records.evaluate import Answer, CurveFinding, Pattern, Score
 from job.records.facts import (
     DatasetFacts,
     Facts,

@@ -24,6 +24,7 @@ class Score(Record):
     """One scorer's mean over all rows that were generated for, from 0 to 1."""
 
     scorer: str = Field(description="As JOB_EVAL_SCORERS names it.")
+    rows: int = Field(default=0, description="Held-out rows with something to compare an answer with.")
     base: float = Field(description="Of the base model.")
     tuned: float = Field(description="Of the base model with the adapter.")
     f1: dict[str, float] | None = Field(
@@ -41,11 +42,3 @@ class Answer(Record):
     scores: dict[str, tuple[float, float]] = Field(
         default={}, description="Scorer -> the score of the base model's answer and of the tuned one's."
     )
-
-
-class SampleAnswer(Record):
-    """An answer during training."""
-
-    step: int = Field(description="The optimizer step after which it was generated.")
-    prompt: str = Field(description="As the model reads it, special tokens included.")
-    answer: str = Field(description="What the model answered.")

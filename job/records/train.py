@@ -55,6 +55,14 @@ class AddedTokens(Record):
     )
 
 
+class SampleAnswer(Record):
+    """An answer during training."""
+
+    step: int = Field(description="The optimizer step after which it was generated.")
+    prompt: str = Field(description="As the model reads it, special tokens included.")
+    answer: str = Field(description="What the model answered.")
+
+
 class TrainResult(Record):
     """What rank 0 leaves behind: a finished training, or one that the stop file ended."""
 
@@ -77,6 +85,7 @@ class TrainResult(Record):
     added_tokens: AddedTokens = AddedTokens()
     peak_gpu_memory_gib: float | None
     versions: dict[str, str]
+    samples: tuple[SampleAnswer, ...] = ()
 
 
 class WorkerError(Record):

@@ -32,6 +32,11 @@ ASKED = GOOD | {"JOB_EVAL_GENERATE": "100"}
         ({"JOB_MIN_SCORE": "contains=0.5", "JOB_EVAL_GENERATE": ""}, "set JOB_EVAL_GENERATE=100 too"),
         ({"JOB_MIN_SCORE": "contains=1.5"}, "JOB_MIN_SCORE=contains=1.5: expected less than or equal to 1"),
         ({"JOB_METHOD": "reward"}, "JOB_EVAL_GENERATE is nothing for JOB_METHOD=reward, whose model gives no answers"),
+        (
+            {"JOB_EVAL_SAMPLES": "2", "JOB_STRATEGY": "fsdp"},
+            "JOB_EVAL_SAMPLES are answered by one process during training, which has but a part of a shared model; "
+            "set JOB_STRATEGY=auto",
+        ),
         ({"JOB_FORMAT": "text"}, "set JOB_RESPONSE_TEMPLATE too"),
     ],
 )
