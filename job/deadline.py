@@ -44,5 +44,9 @@ def find_deadline(spec: JobSpec, num_gpus: int, began: float, earlier: Iterable[
 def reserve_s(measured: Measured) -> float:
     """Seconds before the deadline at which training has to be told to stop for its adapter to be published in time: it
     hears of it after one step and stops after the next, with an evaluation between them at worst."""
-    publishing_s = measured.save_s + 2 * measured.upload_s
-    return _UNMEASURED_S + 2 * measured.step_s + measured.eval_s + _CAUTION * publishing_s
+    return 2 * measured.step_s + measured.eval_s + _CAUTION * measured.save_s + publishing_s(measured)
+
+
+def publishing_s(measured: Measured) -> float:
+    """Seconds before the deadline at which an adapter has to be published as it is, judged or not."""
+    return _UNMEASURED_S + _CAUTION * 2 * measured.upload_s

@@ -18,7 +18,7 @@
     ├── DeadlineReached    85  operator     deadline or budget reached, partial result published
     ├── Diverged           90  never        the loss or a gradient is no number, or the loss has left its band for good
     ├── OutOfMemory        91  never        no memory left after all fallbacks
-    ├── AdapterRejected    92  never        the adapter did not learn
+    ├── AdapterRejected    92  never        the adapter did not learn, or its file is not what was trained
     └── NoProgress         93  never        three attempts without a new durable step
 
 The first digit is the class: 6x and 7x want a person (but 70 and 75), 8x another machine or another try, 9x failed as
@@ -122,7 +122,13 @@ class OutOfMemory(JobError):
 
 
 class AdapterRejected(JobError):
+    """The adapter did not learn, or is not what was trained; *published*: it is in the output, under ``rejected/``."""
+
     exit_code, retry = 92, "never"
+
+    def __init__(self, cause: str, fix: str = "", *, published: bool = False) -> None:
+        super().__init__(cause, fix)
+        self.published = published
 
 
 class NoProgress(JobError):

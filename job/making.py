@@ -1,6 +1,7 @@
-"""From the inputs to an adapter with its reports in RunDir: plan → prepare → train."""
+"""From the inputs to an adapter with its reports in RunDir: plan → prepare → train → evaluate."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from job.attempts import Attempt
@@ -8,26 +9,25 @@ from job.continuation import plan_to_continue
 from job.deadline import Deadline
 from job.durable import Durable
 from job.durable_training import train_durably
-from job.errors import DeadlineReached, Interrupted, JobError
+from job.errors import AdapterRejected, DeadlineReached, Interrupted, JobError
 from job.forecast import forecast
 from job.gpu_links import prove_links
 from job.inspection import Inputs
+from job.judging import judge, keep, kept
 from job.outcome import upload_error
-from job.output import Output
+from job.output import PARTIAL, REJECTED, Output
 from job.pins import decide, refuse_changes
 from job.preparation import dataset_facts, make_task, prepare, prepare_sample
 from job.probing import gather
 from job.processes import Task
 from job.publish import publish_apart
-from job.records import Decided, Facts, Plan, Prepared, PrepareTask, TrainTask
+from job.records import Decided, Facts, Judgement, Plan, Prepared, PrepareTask, TrainTask
 from job.report.made import AllAttempts, Made
 from job.report.write import reported_curve, write_reports
 from job.resume import bring_back, forget_all, same_work
 from job.run import Run
 from job.rundir import write_json
 from job.tracking import tracked
-
-PARTIAL = "partial"
 
 
 def make_result(
@@ -38,7 +38,32 @@ def make_result(
 
     Raises:
         DeadlineReached: the time is up; the adapter as it is has been published under ``partial/``, if it has learned.
+        AdapterRejected: it is not fit to be used; it has been published under ``rejected/``, if there is any.
         JobError: whatever else ended it.
+    """
+    made = kept(run)
+    if made:
+        run.console.say("training has finished before; the adapter is yet to be judged")
+    else:
+        made = _train(run, inputs, output, attempt, found, deadline)
+    try:
+        with run.timed("evaluate"):
+            judgement = judge(run, made, deadline)
+    except DeadlineReached as error:
+        raise _ended_early(run, made, error, output, attempt) from error
+    made = _up_to_now(run, inputs, attempt, made, judgement)
+    if judgement.objection:
+        raise _rejected(run, made, judgement, output, attempt)
+    write_reports(made, output.place(), run.dir, run.dir.metrics)
+
+
+def _train(
+    run: Run, inputs: Inputs, output: Output, attempt: Attempt, found: list[Durable], deadline: Deadline | None
+) -> Made:
+    """What was trained to its last step, kept on this machine.
+
+    Raises:
+        DeadlineReached, JobError: as `make_result`.
     """
     with run.timed("plan"):
         before = run.wait(lambda: output.decided(run.spec))
@@ -63,7 +88,8 @@ def make_result(
     made = Made(run.spec, revisions, facts, plan, prepared, result, run.phases_s, _attempts(run, inputs, attempt))
     if error:
         raise _ended_early(run, made, error, output, attempt)
-    write_reports(made, output.place(), run.dir, run.dir.metrics)
+    keep(run, made, train_task)
+    return made
 
 
 def _plan(run: Run, facts: Facts, before: Decided | None, found: list[Durable]) -> Plan:
@@ -137,6 +163,22 @@ def _attempts(run: Run, inputs: Inputs, attempt: Attempt) -> AllAttempts:
     )
 
 
+def _up_to_now(run: Run, inputs: Inputs, attempt: Attempt, made: Made, judgement: Judgement) -> Made:
+    """*made* with *judgement* and the time that has gone meanwhile."""
+    proof = made.result.adapter.model_copy(update={"gate": judgement.gate}) if made.result.adapter else None
+    result = made.result.model_copy(update={"adapter": proof})
+    phases_s = made.phases_s | run.phases_s
+    return replace(made, result=result, phases_s=phases_s, attempts=_attempts(run, inputs, attempt))
+
+
+def _rejected(run: Run, made: Made, judgement: Judgement, output: Output, attempt: Attempt) -> JobError:
+    """Why the adapter is rejected, after it has been published where nobody takes it for a result."""
+    cause = judgement.objection or ""
+    place = f"{output.text.rstrip('/')}/{REJECTED}"
+    failure = _set_apart(run, replace(made, set_apart="rejected"), REJECTED, output, attempt, cause)
+    return failure or AdapterRejected(f"{cause} The adapter as it is is in {place}.", judgement.fix, published=True)
+
+
 def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt: Attempt) -> JobError:
     """*error*, after the adapter as it is has been published if it is the time that is up."""
     step = f"step {made.result.steps} of {made.result.total_steps}"
@@ -144,16 +186,22 @@ def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt:
         return Interrupted(f"{error.cause} Training stopped after {step}.")
     if not isinstance(error, DeadlineReached) or made.result.adapter is None:
         return error
-    write_reports(made, output.place(PARTIAL), run.dir, run.dir.partial_metrics)
+    place = f"{output.text.rstrip('/')}/{PARTIAL}"
+    failure = _set_apart(run, replace(made, set_apart="partial"), PARTIAL, output, attempt)
+    return failure or DeadlineReached(f"{error.cause} The adapter of {step} is in {place}.", error.fix, published=True)
+
+
+def _set_apart(run: Run, made: Made, folder: str, output: Output, attempt: Attempt, cause: str = "") -> JobError | None:
+    """Publish what is no success under *folder*; what went wrong with it, if something did."""
+    write_reports(made, output.place(folder), run.dir, run.dir.partial_metrics)
     run.console.curve(reported_curve(run.dir.partial_metrics))
 
     def upload() -> None:
         attempt.confirm()
-        publish_apart(output, PARTIAL, run.dir, run.spec, attempt.number)
+        publish_apart(output, folder, run.dir, run.spec, attempt.number, cause)
 
     try:
         run.wait(upload, patience_s=run.spec.grace_s)
     except JobError as failure:
         return upload_error(failure)
-    place = f"{output.text.rstrip('/')}/{PARTIAL}"
-    return DeadlineReached(f"{error.cause} The adapter of {step} is in {place}.", error.fix, published=True)
+    return None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from job.durable import FOLDER as CHECKPOINTS
-from job.errors import DeadlineReached, Interrupted, JobError, NetworkExhausted, UploadIncomplete
+from job.errors import AdapterRejected, DeadlineReached, Interrupted, JobError, NetworkExhausted, UploadIncomplete
 from job.records import Outcome
 from job.redact import Redactor
 
@@ -45,9 +45,11 @@ def _as_text(words: str) -> str:
     return words.encode(errors="backslashreplace").decode()
 
 
-def _status(error: JobError) -> Literal["partial", "interrupted", "failed"]:
+def _status(error: JobError) -> Literal["partial", "rejected", "interrupted", "failed"]:
     if isinstance(error, Interrupted):
         return "interrupted"
+    if isinstance(error, AdapterRejected) and error.published:
+        return "rejected"
     return "partial" if isinstance(error, DeadlineReached) and error.published else "failed"
 
 

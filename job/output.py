@@ -13,6 +13,7 @@ from job.storage.transfer import MANIFEST
 from job.uri import HubUri, parse_uri
 
 RUN = "run.json"
+PARTIAL, REJECTED = "partial", "rejected"  # where an adapter lies that is no result
 STATE_BRANCH = "graft-run"
 _CHECKPOINT = re.compile(r"checkpoints/[^/]+/manifest\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -60,6 +61,14 @@ class Output:
             if path not in files or not self._is_as_told(files[path], facts):
                 raise OutputTaken(f"JOB_OUTPUT_URI={self.text}: {path} is not as {MANIFEST} says.", _ELSEWHERE)
         return manifest
+
+    def rejected(self, fingerprint: str) -> str | None:
+        """Why this run's adapter was rejected and set apart; None: it was not."""
+        try:
+            manifest = _manifest(self.result.read(f"{REJECTED}/{MANIFEST}"))
+        except NotFound:
+            return None
+        return str(manifest.get("cause", "")) if manifest and manifest["fingerprint"] == fingerprint else None
 
     def look(self, spec: JobSpec) -> dict[str, Any] | None:
         """As `manifest`, for a place that nobody claims before it is written to.

@@ -27,6 +27,12 @@ def is_trained(run_dir: RunDir, spec: JobSpec) -> bool:
     return run_dir.metrics.exists() and _is_of(run_dir, spec)
 
 
+def is_unjudged(run_dir: RunDir, spec: JobSpec) -> bool:
+    """Whether an earlier attempt on this machine has trained this very job to its end, and its adapter is yet to be
+    judged."""
+    return run_dir.made.exists() and _is_of(run_dir, spec)
+
+
 def _is_of(run_dir: RunDir, spec: JobSpec) -> bool:
     """Whether what lies in *run_dir* is of this very job."""
     try:
@@ -76,8 +82,8 @@ def _locked(lock: IO[str]) -> bool:
 
 def clear(run_dir: RunDir, spec: JobSpec) -> None:
     """Empty *run_dir*, but for what this very job has left there to go on from: the checkpoints and what waits to be
-    pushed, or the whole of a result of which only the upload is left."""
-    if is_trained(run_dir, spec):
+    pushed, or the whole of a result that has only to be judged and published."""
+    if is_trained(run_dir, spec) or is_unjudged(run_dir, spec):
         return
     kept = set()
     if _is_of(run_dir, spec):

@@ -33,16 +33,18 @@ def publish(outputs: list[Output], run_dir: RunDir, spec: JobSpec, attempt: int)
     _publish_secondaries(secondaries, result, spec)
 
 
-def publish_apart(primary: Output, folder: str, run_dir: RunDir, spec: JobSpec, attempt: int) -> None:
+def publish_apart(primary: Output, folder: str, run_dir: RunDir, spec: JobSpec, attempt: int, cause: str = "") -> None:
     """Publish adapter and reports of *run_dir*, which are no success, under *folder* of the primary output, in place of
-    what an earlier attempt has left there.
+    what an earlier attempt has left there. The manifest says the *cause*.
 
     Raises:
         JobError: it could not be written.
     """
     result = _result(run_dir, run_dir.partial_metrics, spec, attempt)
     files = dict(result.adapter) | dict(result.reports)
-    primary.result.replace(folder, files, make_manifest(files, result.facts))
+    primary.result.replace(
+        folder, files, make_manifest(files, dict(result.facts) | ({"cause": cause} if cause else {}))
+    )
 
 
 def remove_apart(store: Store, folder: str) -> None:

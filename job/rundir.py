@@ -34,7 +34,13 @@ class RunDir:
         self.worker_log = root / "worker.log"
         self.adapter = root / "adapter"
         self.metrics = root / "metrics.json"  # only of a result that is complete
-        self.partial_metrics = root / "partial_metrics.json"
+        self.partial_metrics = root / "partial_metrics.json"  # of one that is no success
+        self.made = root / "made.json"  # what has been trained, and is yet to be judged
+        self.proof_logits = root / "proof_logits.safetensors"  # of the trained model in memory
+        self.evaluate_task = root / "evaluate_task.json"
+        self.evaluate_log = root / "evaluate.log"
+        self.evaluate_error = root / "evaluate_error.json"
+        self.judgement = root / "judgement.json"
         self.dataset_report = root / "dataset_report.json"
         self.report = root / "report.html"
         self.tensorboard = root / "tensorboard"

@@ -1,4 +1,4 @@
-"""The story of a run, top to bottom: inspect → plan → prepare → train → publish. It owns every signal.
+"""The story of a run, top to bottom: inspect → plan → prepare → train → evaluate → publish. It owns every signal.
 
 Nothing here imports torch: this process survives a worker that dies, and refuses a bad job in milliseconds.
 """
@@ -15,12 +15,12 @@ from job.console import Console
 from job.deadline import Deadline, find_deadline
 from job.durable import FOLDER as CHECKPOINTS
 from job.durable import find_durable
-from job.errors import JobError
+from job.errors import AdapterRejected, JobError
 from job.host import check_machine
 from job.inspection import Inputs, find_inputs
-from job.making import PARTIAL, make_result
+from job.making import make_result
 from job.outcome import failure, success, upload_error
-from job.output import Output
+from job.output import PARTIAL, REJECTED, Output
 from job.own_rundir import clear, hold, is_trained, open_lock
 from job.processes import StopRequest, Task, adopt_orphans, end_descendants
 from job.publish import copy_to_secondaries, publish, remove_apart
@@ -76,6 +76,7 @@ class Supervisor:
             outputs = [Output(text) for text in spec.output_uri]
             if manifest := self._finished(outputs[0]):
                 return self._already_finished(outputs, manifest)
+            self._refuse_rejected(outputs[0])
             for output in outputs[1:]:
                 run.wait(functools.partial(output.look, spec))
             decided = run.wait(lambda: outputs[0].decided(spec))
@@ -102,6 +103,19 @@ class Supervisor:
 
     def _finished(self, output: Output) -> dict[str, Any] | None:
         return self._run.wait(lambda: output.manifest(self._run.spec.fingerprint))
+
+    def _refuse_rejected(self, output: Output) -> None:
+        """Raises:
+        AdapterRejected: the same job has been judged before, and would come to the same end.
+        """
+        cause = self._run.wait(lambda: output.rejected(self._run.spec.fingerprint))
+        if cause is not None:
+            place = f"{output.text.rstrip('/')}/{REJECTED}"
+            raise AdapterRejected(
+                f"The same job has been rejected before: {cause} Its adapter is in {place}.",
+                f"Change its settings, or remove {place} to have it tried again.",
+                published=True,
+            )
 
     def _claim(self, output: Output, inputs: Inputs) -> Attempt:
         """The run is ours afterwards.
@@ -159,7 +173,8 @@ class Supervisor:
 
     def _tidy(self, output: Output) -> None:
         """Remove what a success leaves behind it. What stays costs a little, and a success is a success."""
-        remove_apart(output.result, PARTIAL)
+        for folder in (PARTIAL, REJECTED):
+            remove_apart(output.result, folder)
         if not self._run.spec.keep_checkpoints:
             remove_apart(output.state, CHECKPOINTS)
 

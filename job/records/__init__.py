@@ -2,11 +2,11 @@
 
 `Facts` and `Plan` are written by the supervisor, `PrepareTask` too; `Prepared` comes back from ``job.prepare``,
 `PackingProbe`, `Activations`, `TorchBuild` and `AllReduce` from ``job.probe``, `TrainResult` or `WorkerError` from
-``job.train``.
+``job.train``, and `Judgement` from ``job.evaluate``, which is asked by an `EvaluateTask`.
 """
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
-from job.records.evaluate import Answer, CurveFinding, Pattern, Score
+from job.records.evaluate import Answer, CurveFinding, EvaluateTask, Judgement, Pattern, Score
 from job.records.facts import (
     DatasetFacts,
     Facts,
@@ -36,7 +36,17 @@ from job.records.prepare import (
     SplitStats,
 )
 from job.records.probe import Activations, AllReduce, DryRun, DryRunTask, PackingProbe, TorchBuild
-from job.records.train import AdapterProof, AddedTokens, LogEntry, RewardModel, TrainResult, TrainTask, WorkerError
+from job.records.train import (
+    AdapterProof,
+    AddedTokens,
+    GateFigures,
+    LogEntry,
+    RewardModel,
+    SampleAnswer,
+    TrainResult,
+    TrainTask,
+    WorkerError,
+)
 
 __all__ = [
     "HELD_OUT",
@@ -56,16 +66,19 @@ __all__ = [
     "Decided",
     "DryRun",
     "DryRunTask",
+    "EvaluateTask",
     "Exit",
     "Facts",
     "Findings",
     "Forecast",
     "Format",
+    "GateFigures",
     "GateSettings",
     "Gpu",
     "HardwareFacts",
     "HeldOut",
     "HeldOutRow",
+    "Judgement",
     "Layout",
     "LogEntry",
     "MemoryEstimate",

@@ -1,12 +1,31 @@
-"""What the rows held out, and the curve of training, say about the adapter."""
+"""What the adapter is judged by, and what the rows held out, and the curve of training, say about it."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from job.records.base import Record
+from job.records.plan import Plan
+from job.records.train import GateFigures, TrainTask
 
 Pattern = Literal["converging", "plateau", "oscillating", "spike", "overfitting", "diverging", "too_short"]
+
+
+class EvaluateTask(Record):
+    """What ``job.evaluate`` is asked to do."""
+
+    train: TrainTask  # where model and rows are, and how the base is to be named
+    plan: Plan  # that training went by
+    adapter: Path  # the folder that is to be published
+
+
+class Judgement(Record):
+    """What ``job.evaluate`` found."""
+
+    objection: str | None = None  # why the adapter is rejected, with figures; None: it is not
+    fix: str = ""
+    gate: GateFigures | None = None  # None: it came not so far as to have them
 
 
 class CurveFinding(Record):

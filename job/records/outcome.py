@@ -9,7 +9,7 @@ from job.records.base import Record
 class Outcome(Record):
     """How a run ended: the last line of stdout, ``/dev/termination-log`` and ``attempts/NNNN/outcome.json``."""
 
-    status: Literal["succeeded", "partial", "interrupted", "failed"]
+    status: Literal["succeeded", "partial", "rejected", "interrupted", "failed"]
     code: int
     # `class` is Python's word; the JSON name is `class`.
     error_class: str

@@ -36,6 +36,18 @@ class LogEntry(Record):
     values: dict[str, float]
 
 
+class GateFigures(Record):
+    """What a fresh process found about the adapter's file, on the base as it was trained on."""
+
+    tensors: int = Field(description="Of the file, those that begin at nothing, or are trained whole.")
+    learned: int = Field(description="How many of these are not what they began as.")
+    moved: float = Field(
+        description="The most that the adapter moves a logit of the base model, over a few trained rows."
+    )
+    apart: float = Field(description="The most that a logit differs from the trained model's in memory.")
+    tolerance: float = Field(description="How much of that may be rounding.")
+
+
 class AdapterProof(Record):
     """Evidence that the adapter was trainable and has changed."""
 
@@ -43,6 +55,7 @@ class AdapterProof(Record):
     tensors: int
     changed_tensors: int
     unchanged: tuple[str, ...] = ()
+    gate: GateFigures | None = None  # None: not judged, as of a partial result
 
 
 class AddedTokens(Record):

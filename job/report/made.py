@@ -1,6 +1,7 @@
 """What a run consists of, from what was asked for to what came out: all that its reports are written from."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from job.records import Answer, Facts, Plan, Prepared, PreviewRow, SampleAnswer, Score, TrainResult
 from job.spec import JobSpec
@@ -32,3 +33,8 @@ class Made:
     scores: tuple[Score, ...] = ()
     answers: tuple[Answer, ...] = ()
     samples: tuple[SampleAnswer, ...] = ()  # by step
+    set_apart: Literal["partial", "rejected"] | None = None  # where it is published; None: as the result
+
+    @property
+    def status(self) -> Literal["finished", "partial", "rejected"]:
+        return self.set_apart or ("finished" if self.result.status == "finished" else "partial")

@@ -103,7 +103,9 @@ class Metrics(Record):
     """The file."""
 
     schema_version: int = Field(description="1. It grows when a field changes its meaning or goes away.")
-    status: Literal["finished", "partial"] = Field(description="`partial`: the time was up before the last step.")
+    status: Literal["finished", "partial", "rejected"] = Field(
+        description="`partial`: the time was up before the end; `rejected`: a check of the adapter failed."
+    )
     graft_version: str = Field(description="Version of this job.")
     method: str = Field(description="JOB_METHOD.")
     adapter: str = Field(description="JOB_ADAPTER.")
@@ -133,7 +135,7 @@ def make_metrics(made: Made) -> Metrics:
         raise ValueError("a run that has learned nothing has no metrics")
     return Metrics(
         schema_version=SCHEMA_VERSION,
-        status="finished" if result.status == "finished" else "partial",
+        status=made.status,
         graft_version=__version__,
         method=spec.method,
         adapter=spec.adapter,

@@ -20,9 +20,16 @@ DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.fl
 SCORE = "score"  # transformers' name for the head of a model that scores
 
 
-def load_base(plan: Plan, task: TrainTask, device: torch.device, scores_from: int | None = None) -> PreTrainedModel:
+def load_base(
+    plan: Plan,
+    task: TrainTask,
+    device: torch.device,
+    scores_from: int | None = None,
+    device_map: str | dict[str, torch.device] | None = None,
+) -> PreTrainedModel:
     """The model at ``task.model_path``; its weights in the plan's precision, or quantized on *device*. With a seed in
-    *scores_from* one number is its output, by a head that begins at random.
+    *scores_from* one number is its output, by a head that begins at random. *device_map*, where one process has it
+    alone: where its parts go.
 
     Under ZeRO-3 the training arguments must exist before: transformers looks there whether to share the weights while
     it loads them, and loads all of them on every rank otherwise.
@@ -35,6 +42,8 @@ def load_base(plan: Plan, task: TrainTask, device: torch.device, scores_from: in
         if plan.strategy != "zero3":  # which allows none, and takes the current device
             # Never "auto", which would split the model over the GPUs of a node instead of running DDP.
             settings["device_map"] = {"": device}
+    if device_map is not None:
+        settings["device_map"] = device_map
     kind = AutoModelForCausalLM
     if scores_from is not None:
         kind, settings["num_labels"] = AutoModelForSequenceClassification, 1

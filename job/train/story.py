@@ -12,6 +12,7 @@ from job.train.checkpoint import full_disk_told
 from job.train.fit import FitsMemory
 from job.train.methods import make_trainer
 from job.train.proof import AdapterWatch
+from job.train.proof_logits import leave_proof_logits
 from job.train.result import Ending, train_result
 from job.train.samples import Samples
 from job.train.trainer import AdapterTrainer
@@ -46,6 +47,8 @@ def train(run_dir: RunDir, rank: int) -> None:
             trainer._save_checkpoint(trainer.model, None)
     if not obey.stopped:
         best.load()
+        leave_proof_logits(trainer, run_dir)
+        beat.touch()
     proof = _proof(watch, trainer, obey.stopped)
     if proof:
         with full_disk_told(run_dir.adapter):
