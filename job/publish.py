@@ -43,7 +43,9 @@ def publish_apart(primary: Output, folder: str, run_dir: RunDir, spec: JobSpec, 
     result = _result(run_dir, run_dir.partial_metrics, spec, attempt)
     files = dict(result.adapter) | dict(result.reports)
     primary.result.replace(
-        folder, files, make_manifest(files, dict(result.facts) | ({"cause": cause} if cause else {}))
+        folder,
+        files,
+        make_manifest(files, dict(result.facts) | ({"cause": cause, "judged_by": spec.judged_by} if cause else {})),
     )
 
 

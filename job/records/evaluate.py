@@ -20,14 +20,6 @@ class EvaluateTask(Record):
     adapter: Path  # the folder that is to be published
 
 
-class Judgement(Record):
-    """What ``job.evaluate`` found."""
-
-    objection: str | None = None  # why the adapter is rejected, with figures; None: it is not
-    fix: str = ""
-    gate: GateFigures | None = None  # None: it came not so far as to have them
-
-
 class CurveFinding(Record):
     """One thing that a curve of training shows."""
 
@@ -61,3 +53,13 @@ class Answer(Record):
     scores: dict[str, tuple[float, float]] = Field(
         default={}, description="Scorer -> the score of the base model's answer and of the tuned one's."
     )
+
+
+class Judgement(Record):
+    """What ``job.evaluate`` found."""
+
+    objection: str | None = None  # why the adapter is rejected, with figures; None: it is not
+    fix: str = ""
+    gate: GateFigures | None = None  # None: it came not so far as to have them
+    scores: tuple[Score, ...] = ()  # of answers to held-out rows, where they were asked for
+    answers: tuple[Answer, ...] = ()

@@ -17,6 +17,7 @@ from job.records import (
     Plan,
     Prepared,
     Record,
+    Score,
     TrainResult,
 )
 from job.report.curve import read_curve
@@ -87,6 +88,7 @@ class EvalMetrics(Record):
     loss: float | None = Field(description="Loss of the adapter that this is; null where it stopped at no evaluation.")
     perplexity: float | None = Field(description="exp(loss).")
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
+    scores: tuple[Score, ...] = Field(default=(), description="Of answers to JOB_EVAL_GENERATE held-out rows.")
 
 
 class AttemptMetrics(Record):
@@ -143,7 +145,7 @@ def make_metrics(made: Made) -> Metrics:
         tokenizer=_tokenizer(made.prepared, result),
         data=_data(spec, made.prepared, made.dataset_revisions),
         train=_train(result),
-        eval=_eval(result),
+        eval=_eval(made),
         curve=read_curve(spec.method, result.history, result.eval_history),
         proof=result.adapter,
         plan=made.plan,
@@ -215,7 +217,8 @@ def _train(result: TrainResult) -> TrainMetrics:
     )
 
 
-def _eval(result: TrainResult) -> EvalMetrics | None:
+def _eval(made: Made) -> EvalMetrics | None:
+    result = made.result
     if not result.eval_history:
         return None
     first, step = result.eval_history[0], result.published_step or result.steps
@@ -225,4 +228,5 @@ def _eval(result: TrainResult) -> EvalMetrics | None:
         loss=loss,
         perplexity=None if loss is None else math.exp(loss),
         history=result.eval_history,
+        scores=made.scores,
     )

@@ -5,7 +5,7 @@ import json
 import yaml
 
 from job.adapters import summary
-from job.report.metrics import Metrics, TokenizerMetrics, TrainMetrics
+from job.report.metrics import EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.settings import Settings
 
 _SNIPPET = """```python
@@ -40,7 +40,7 @@ def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> 
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(metrics))
     return (
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {kind} for {base_id}\n\n{snippet}\n\n"
-        f"| | |\n|---|---|\n{rows}\n\nAll figures of the run are in `metrics.json`.\n"
+        f"| | |\n|---|---|\n{rows}\n\n{_scores(metrics.eval)}All figures of the run are in `metrics.json`.\n"
     )
 
 
@@ -83,6 +83,16 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         after = "not measured" if metrics.eval.loss is None else f"{metrics.eval.loss:.4f}"
         facts.append(("evaluation loss", f"{metrics.eval.loss_before:.4f} before, {after} after"))
     return facts
+
+
+def _scores(evaluated: EvalMetrics | None) -> str:
+    """What the answers to held-out rows are worth, as a table."""
+    if evaluated is None or not evaluated.scores:
+        return ""
+    rows = "".join(
+        f"| {score.scorer} | {score.base:.3f} | {score.tuned:.3f} | {score.rows:,} |\n" for score in evaluated.scores
+    )
+    return f"| scores of answers | base | with the adapter | held-out rows |\n|---|---|---|---|\n{rows}\n"
 
 
 def _which_step(train: TrainMetrics) -> list[tuple[str, str]]:
