@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from job.adapters import virtual_tokens
 from job.compatibility import can_pack
 from job.errors import BadSpec
+from job.methods import METHODS
 from job.records import Facts, ModelFacts
 from job.spec import JobSpec
 
 # Packs hold whole multiples of max_length tokens; further than this from the tokens asked for, packing stays off.
 PACKING_TOLERANCE = 1 / 3
+# Rows of the largest micro-batch (job.candidates).
+MAX_SHARE = 8
 # Numbers of GPUs that machines have, and how far from the tokens asked for the packs may be for their sake.
 SHARED_BY = (8, 4, 2, 1)
 SHARING_TOLERANCE = 1 / 4
@@ -89,6 +92,8 @@ def _packing_objection(spec: JobSpec, facts: Facts, max_length: int, packs: int,
     wanted = spec.global_batch_size * mean / max_length
     if spec.packing is False:
         return "JOB_PACKING=false"
+    if spec.method in ("dpo", "kto", "reward"):
+        return "answers are compared one by one"
     if spec.num_generations:
         return "answers are drawn to each prompt"
     if not can_pack(spec):
@@ -125,6 +130,13 @@ def _share(spec: JobSpec, rows: int, num_processes: int) -> int:
         raise BadSpec(
             f"JOB_PER_DEVICE_TRAIN_BATCH_SIZE={asked} does not divide each GPU's share ({share}) of the global batch.",
             f"Set it to a divisor of {share}.",
+        )
+    least = METHODS[spec.method].least
+    if all(share % size for size in range(least, MAX_SHARE + 1)):
+        raise BadSpec(
+            f"JOB_GLOBAL_BATCH_SIZE={rows} leaves each of {num_processes} GPUs {share} rows, of which JOB_METHOD="
+            f"{spec.method} cannot make micro-batches of at least {least}.",
+            f"Set it to {2 * least * num_processes}.",
         )
     return share
 

@@ -5,17 +5,18 @@ from dataclasses import dataclass, replace
 
 from job.activations import Adapter, activations, formula_holds, is_masked
 from job.adapters import KINDS
-from job.batch import Batch
+from job.batch import MAX_SHARE, Batch
 from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, settled_optim, works
 from job.facts.gpus import GpuSpeed, speed_of
 from job.memory import BYTES, Setup, cache_per_token, estimate
+from job.methods import METHODS
 from job.parameters import Parameters
 from job.records import Activations, Facts, MemoryEstimate, Precision, Quantization, Strategy
 from job.spec import JobSpec
 from job.speed import micro_step_s
 
 # Larger micro-batches gain little throughput on one GPU and cost activation memory linearly.
-MAX_PER_DEVICE = 8
+MAX_PER_DEVICE = MAX_SHARE
 # For GPUs whose speed nobody has written down: only the order of the candidates depends on it.
 UNKNOWN_GPU = GpuSpeed(tflops=100, memory_gb_s=1000, link_gb_s=32, host_gb_s=32)
 
@@ -91,11 +92,13 @@ def per_device_sizes(case: Case) -> list[int]:
         return [case.spec.per_device_train_batch_size]
     # A device's packs are flattened into one row, whose attention mask grows with the square of their number.
     most = 1 if case.batch.packing else MAX_PER_DEVICE
-    return [size for size in range(1, most + 1) if case.batch.share % size == 0]
+    least = METHODS[case.spec.method].least
+    return [size for size in range(least, most + 1) if case.batch.share % size == 0]
 
 
 def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Candidate:
     """*way* with its micro-batch, on the smallest and the slowest of the GPUs."""
+    method = METHODS[case.spec.method]
     setup = Setup(
         strategy=way.strategy,
         num_processes=case.num_processes,
@@ -107,13 +110,18 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         per_device=per_device,
         length=case.batch.longest,
         packing=case.batch.packing,
-        masked=is_masked(case.facts.model.config, case.batch.longest, per_device > 1, case.batch.packing),
+        masked=is_masked(
+            case.facts.model.config, case.batch.longest, per_device * method.sequences > 1, case.batch.packing
+        ),
         optim=settled_optim(case.spec.optim, way.strategy, way.quantization),
         dropout=case.spec.lora_dropout > 0,
         drawn=case.batch.share if case.spec.num_generations else 0,
         cache_per_token=cache_per_token(case.facts.model.config, case.precision),
         reward_bytes=BYTES[case.precision] * case.facts.reward_parameters,
         vocabulary=int(case.facts.model.config.get("vocab_size") or 0),
+        sequences=method.sequences,
+        forwards=method.forwards,
+        scores=case.spec.method == "reward",
     )
     smallest_gib = min(gpu.memory_gib for gpu in case.facts.hardware.gpus)
     memory = estimate(case.parameters, _activations(case, setup), setup, smallest_gib)
@@ -164,7 +172,7 @@ def _with_fixed(found: Activations, fixed: Activations, tokens: int) -> Activati
 def _tokens_per_s(case: Case, setup: Setup) -> float:
     """Real tokens of a usual micro-batch over the time that the slowest GPU takes for it."""
     real, padded = _usual_tokens(case, setup)
-    usual = replace(setup, length=max(1, round(padded / setup.per_device)))
+    usual = replace(setup, length=max(1, round(padded / (setup.per_device * setup.sequences))))
     speeds = {speed_of(gpu) or UNKNOWN_GPU for gpu in case.facts.hardware.gpus}
     return setup.num_processes * real / max(micro_step_s(case.parameters, usual, speed) for speed in speeds)
 
@@ -173,8 +181,10 @@ def _usual_tokens(case: Case, setup: Setup) -> tuple[float, float]:
     """Tokens of a usual micro-batch: those of its rows, and with the padding up to its longest row."""
     if setup.packing:
         return setup.tokens, setup.tokens
-    dataset, size = case.facts.dataset, setup.per_device
-    return size * dataset.mean_tokens, size * expected_longest(dataset.lengths, dataset.mean_tokens, size)
+    # Of a pair both sequences are as long as the longer one.
+    dataset, size, each = case.facts.dataset, setup.per_device, setup.sequences
+    longest = expected_longest(dataset.lengths, dataset.mean_tokens / each, size)
+    return size * dataset.mean_tokens, size * each * longest
 
 
 def expected_longest(lengths: tuple[int, ...], mean: float, size: int) -> float:

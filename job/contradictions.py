@@ -19,6 +19,7 @@ def contradictions(spec: Settings) -> Iterator[str]:
     """Every one in *spec*, as a sentence without its full stop that names the settings and the next thing to try."""
     yield from _of_inputs(spec)
     yield from _of_method(spec)
+    yield from _of_preferences(spec)
     yield from _of_losses(spec)
     if METHODS[spec.method].draws:
         yield from of_rewards(spec)
@@ -58,6 +59,18 @@ def _of_method(spec: Settings) -> Iterator[str]:
             close = difflib.get_close_matches(field, CONFIG_FIELDS[name], n=1)
             hint = f"did you mean {close[0]!r}?" if close else "remove it"
             yield f"JOB_TRAINER_ARGS: {field!r} is not a field of TRL's {method.config}; {hint}"
+
+
+def _of_preferences(spec: Settings) -> Iterator[str]:
+    method, name = METHODS[spec.method], spec.method
+    asked = spec.per_device_train_batch_size
+    if asked and asked < method.least:
+        yield (
+            f"JOB_PER_DEVICE_TRAIN_BATCH_SIZE={asked} is too small for JOB_METHOD={name}, which compares the rows of "
+            f"a micro-batch; set {method.least} or more"
+        )
+    if name == "reward" and KINDS[spec.adapter].is_prompt:
+        yield f"JOB_ADAPTER={spec.adapter} trains no head, which JOB_METHOD=reward needs; use lora"
 
 
 def _of_losses(spec: Settings) -> Iterator[str]:

@@ -12,8 +12,8 @@ _OFFLOADS: dict[Strategy, Strategy] = {"single": "fsdp", "ddp": "fsdp", "fsdp": 
 
 def smaller_plan(plan: Plan, spec: JobSpec) -> Plan | None:
     """*plan* with one thing given up, which is added to ``fallbacks``; None when there is nothing left to give up."""
-    if plan.per_device_train_batch_size > 1:
-        return _with_smaller_micro_batch(plan)
+    if size := _smaller(plan):
+        return _with_micro_batch(plan, size)
     if not plan.gradient_checkpointing and can_checkpoint(spec):
         return _given_up(plan, "gradient checkpointing on", gradient_checkpointing=True)
     strategy = _OFFLOADS.get(plan.strategy)
@@ -34,10 +34,14 @@ def out_of_fallbacks(plan: Plan, error: OutOfMemory) -> OutOfMemory:
     return OutOfMemory(f"{error.cause}{given_up}.{said}", error.fix)
 
 
-def _with_smaller_micro_batch(plan: Plan) -> Plan:
-    """The largest proper divisor: half of an even number."""
+def _smaller(plan: Plan) -> int | None:
+    """The largest proper divisor of the micro-batch, half of an even number, that the method can do with."""
+    size = plan.per_device_train_batch_size
+    return next((less for less in range(size // 2, plan.least_per_device - 1, -1) if size % less == 0), None)
+
+
+def _with_micro_batch(plan: Plan, new: int) -> Plan:
     old = plan.per_device_train_batch_size
-    new = next(size for size in range(old // 2, 0, -1) if old % size == 0)
     accumulation = plan.gradient_accumulation_steps * old // new
     what = f"per-device batch {old} → {new}, accumulation {plan.gradient_accumulation_steps} → {accumulation}"
     return _given_up(plan, what, per_device_train_batch_size=new, gradient_accumulation_steps=accumulation)

@@ -65,11 +65,14 @@ class Setup:
     cache_per_token: int = 0  # bytes of keys and values
     vocabulary: int = 0
     reward_bytes: int = 0  # of a reward model's weights
+    sequences: int = 1  # of each row
+    forwards: int = 0  # passes over a micro-batch of which nothing is kept
+    scores: bool = False  # one number for each sequence, and no head over the vocabulary
 
     @property
     def tokens(self) -> int:
         """Tokens of the largest micro-batch, padding included."""
-        return self.per_device * self.length
+        return self.per_device * self.sequences * self.length
 
     @property
     def shards_base(self) -> bool:
@@ -181,7 +184,8 @@ def _activations(activations: Activations, setup: Setup) -> MemoryItem:
     return MemoryItem(
         name="activations",
         gib=per_token * setup.tokens / GIB,
-        why=f"{setup.per_device} × {setup.length} tokens × {per_token / 2**20:.2f} MiB, {what} ({activations.source})",
+        why=f"{setup.per_device * setup.sequences} × {setup.length} tokens × {per_token / 2**20:.2f} MiB, {what} "
+        f"({activations.source})",
     )
 
 
@@ -227,7 +231,7 @@ def _int8_inputs(parameters: Parameters, setup: Setup) -> MemoryItem:
 def _peak(parameters: Parameters, activations: Activations, setup: Setup) -> MemoryItem:
     """The larger of two moments: the loss head's backward pass, or that of one layer."""
     tile = min(setup.tokens, TILE_TOKENS) * TILE_VOCABULARY * BYTES["bf16"]
-    head = tile + setup.tokens * parameters.hidden * HEAD_BYTES
+    head = 0 if setup.scores else tile + setup.tokens * parameters.hidden * HEAD_BYTES
     recomputed = activations.layer if setup.gradient_checkpointing else 0
     dequantized = 0 if setup.quantization == "none" else BYTES[setup.precision] * parameters.largest_linear
     layer = setup.tokens * (activations.transient + recomputed) + dequantized

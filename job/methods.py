@@ -22,6 +22,8 @@ class Method:
         learning_rate: the peak for an adapter on a frozen base, and *why* it is that.
         settings: what only some methods have, with the defaults; upstream's own where it has one.
         sequences: that stand in one micro-batch for each row.
+        forwards: passes over a micro-batch of which nothing is kept, for the reference.
+        least: rows of a micro-batch.
     """
 
     config: str
@@ -31,6 +33,8 @@ class Method:
     why: str
     settings: dict[str, Any]
     sequences: int = 1
+    forwards: int = 0
+    least: int = 1
 
     def defaults(self, adapter: str) -> dict[str, Any]:
         """The settings that are left to the method, with *adapter*."""
@@ -73,6 +77,7 @@ METHODS: dict[str, Method] = {
         why="a twentieth of sft's: the loss is over whole answers, and a faster policy leaves its reference behind",
         settings={"loss_type": ("sigmoid",), "beta": 0.1},
         sequences=2,
+        forwards=1,
     ),
     "kto": Method(
         config="KTOConfig",
@@ -81,6 +86,8 @@ METHODS: dict[str, Method] = {
         learning_rate=1e-5,
         why="as dpo, whose kind of loss it has",
         settings={"loss_type": ("kto",), "beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+        forwards=3,  # of the reference, and of both with the answers of other rows
+        least=2,  # its prompts are paired with each other's answers
     ),
     "reward": Method(
         config="RewardConfig",

@@ -5,7 +5,7 @@ Names are as in the safetensors headers, with every number written as ``*`` (`Te
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from job.adapter_size import Module, in_modules
@@ -69,6 +69,17 @@ def count_parameters(model: ModelFacts, adapter: str, fields: Mapping[str, Any])
         attention_width=_attention_width(model),
         linear_inputs=_layers(model) * (2 * _hidden(model) + _attention_width(model) + _intermediate(model)),
         adapter=_adapter(model, adapter, fields, targetable=[*linear, *outside]),
+    )
+
+
+def scoring(parameters: Parameters, model: ModelFacts) -> Parameters:
+    """*parameters* with a head that gives one number, trained whole, in the place of that over the vocabulary."""
+    heads = sum(group.numel for group in model.tensors if group.name.endswith(_OUTPUT_HEADS))
+    return replace(
+        parameters,
+        outside=parameters.outside - heads,
+        head=parameters.hidden,
+        adapter=parameters.adapter + parameters.hidden,
     )
 
 

@@ -13,7 +13,8 @@ from job.choice import Choice, choose
 from job.compatibility import quantizations, settled_optim
 from job.errors import BadSpec, UnsuitableHost
 from job.forecast import forecast, how_fast
-from job.parameters import Parameters, count_parameters
+from job.methods import METHODS
+from job.parameters import Parameters, count_parameters, scoring
 from job.reasons import why_checkpointing, why_memory, why_optim, why_quantization, why_strategy
 from job.records import Decided, Facts, HardwareFacts, Plan, Precision
 from job.remedy import nothing_fits
@@ -96,6 +97,8 @@ def _case(spec: JobSpec, facts: Facts, reasons: dict[str, str] | None = None) ->
 def _parameters(spec: JobSpec, facts: Facts) -> Parameters:
     """The names of tensors do not tell of experts with adapters, which are fused only in memory: the dry run does."""
     counted = count_parameters(facts.model, spec.adapter, peft_fields(spec))
+    if spec.method == "reward":
+        counted = scoring(counted, facts.model)
     if facts.dry_run and not facts.dry_run.failure:
         return replace(counted, adapter=facts.dry_run.adapter_parameters)
     return counted
@@ -182,6 +185,7 @@ def _batch(case: Case, per_device: int, reasons: dict[str, str]) -> dict[str, An
         "gradient_accumulation_steps": accumulation,
         "global_batch_size": batch.rows,
         "num_generations": case.spec.num_generations or 1,
+        "least_per_device": METHODS[case.spec.method].least,
         "packing": batch.packing,
         "max_length": batch.max_length,
     }

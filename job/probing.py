@@ -53,7 +53,8 @@ def gather(
     spec: JobSpec, inputs: Inputs, model_folder: Path, find_rows: Callable[[], DatasetFacts], shop: Workshop
 ) -> Facts:
     """All facts; *model_folder* has the model's config.json, and *find_rows* is called while the probes run."""
-    packing = _packing_run(model_folder, shop) if spec.packing is not False and can_pack(spec) else None
+    packs = spec.method == "sft" and spec.packing is not False and can_pack(spec)
+    packing = _packing_run(model_folder, shop) if packs else None
     measured = not KINDS[spec.adapter].is_prompt and not formula_holds(spec, inputs.model.facts.config)
     dry_run = None if not measured else _dry_run(spec, inputs.model.facts, model_folder, shop)
     return Facts(

@@ -26,6 +26,7 @@ def flops_per_token(parameters: Parameters, setup: Setup) -> float:
     """
     matrices = 2 * parameters.multiplied
     again = 1 if setup.gradient_checkpointing else 0
+    again += setup.forwards
     return (2 + again) * matrices + (6 + 2 * again) * parameters.adapter + _attention(parameters, setup, again)
 
 
@@ -41,7 +42,8 @@ def _attention(parameters: Parameters, setup: Setup, again: int) -> float:
 def micro_step_s(parameters: Parameters, setup: Setup, gpu: GpuSpeed) -> float:
     """Seconds that one GPU takes for one forward and backward pass over its ``setup.tokens`` tokens."""
     compute = setup.tokens * flops_per_token(parameters, setup) / (gpu.tflops * 1e12 * EFFICIENCY)
-    passes = 4 if setup.gradient_checkpointing else 3  # forward once, backward worth two, forward again
+    # Forward once, backward worth two, forward again, and those of a reference.
+    passes = (4 if setup.gradient_checkpointing else 3) + setup.forwards
     starts = passes * parameters.layers * LAYER_START_S
     return max(compute + _dequantization_s(parameters, setup, gpu), starts, _traffic_s(parameters, setup, gpu))
 

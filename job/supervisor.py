@@ -113,7 +113,7 @@ class Supervisor:
             place = f"{output.text.rstrip('/')}/{REJECTED}"
             raise AdapterRejected(
                 f"The same job has been rejected before: {cause} Its adapter is in {place}.",
-                f"Change JOB_MIN_SCORE or what else judges it, train otherwise, or remove {place} to have it tried again.",
+                f"Change what judges it, such as JOB_MIN_SCORE, or how it is trained, or remove {place}.",
                 published=True,
             )
 

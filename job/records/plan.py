@@ -77,6 +77,7 @@ class Plan(Record):
     gradient_accumulation_steps: int
     global_batch_size: int  # sequences (packs, when packing; answers, where they are drawn) per optimizer step
     num_generations: int = 1  # answers that are drawn to each row
+    least_per_device: int = 1  # rows without which the method does not work
     packing: bool
     gradient_checkpointing: bool
     max_length: int

@@ -75,6 +75,12 @@ def _sentences(made: Made, metrics: Metrics) -> list[Sentence]:
     if metrics.status != "finished":
         result = made.result
         said.append(Sentence(f"Ended early, after step {result.steps:,} of {result.total_steps:,}.", "bad"))
+    train = metrics.train
+    if train.stopped_early:
+        said.append(Sentence(f"Stopped after step {train.steps:,}, as evaluations got no better."))
+    if train.published_step != train.steps:
+        best = f"This is the adapter of step {train.published_step:,} of {train.steps:,}, which evaluated best."
+        said.append(Sentence(best))
     said.append(_loss(metrics.eval, metrics.data.eval_rows) if metrics.eval else _unjudged(made))
     for score in made.scores:
         said.append(_compared(score.scorer, score.base, score.tuned, "{:.1%}".format, " on held-out rows.", up=True))

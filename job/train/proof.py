@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from job.adapters import KINDS
 from job.errors import AdapterRejected
 from job.records import AdapterProof
 from job.train.save import check_finite, whole_adapter
@@ -16,11 +17,13 @@ class AdapterWatch:
     """Holds a copy of the trainable tensors as they were before training. Every rank must have one and ask it, as the
     tensors may be spread over all of them."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Raises:
-        AdapterRejected: no parameter is trainable.
+    def __init__(self, model: nn.Module, adapter: str = "lora") -> None:
+        """*adapter*: what ``JOB_ADAPTER`` says that *model* has.
+
+        Raises:
+            AdapterRejected: no parameter is trainable.
         """
-        self._model = model
+        self._model, self._adapter = model, adapter
         self.initial = whole_adapter(model)
         if not self.initial:
             raise AdapterRejected(
@@ -55,13 +58,24 @@ class AdapterWatch:
     def _compare(self) -> AdapterProof:
         after = whole_adapter(self._model)
         check_finite(after)
-        unchanged = tuple(name for name, tensor in after.items() if torch.equal(tensor, self.initial[name]))
+        unchanged = tuple(
+            name
+            for name, tensor in after.items()
+            if torch.equal(tensor, self.initial[name]) or does_nothing(self._adapter, name, tensor)
+        )
         return AdapterProof(
             trainable_parameters=sum(tensor.numel() for tensor in after.values()),
             tensors=len(after),
             changed_tensors=len(after) - len(unchanged),
             unchanged=unchanged,
         )
+
+
+def does_nothing(adapter: str, name: str, tensor: torch.Tensor) -> bool:
+    """Whether the *adapter*'s tensor *name* is one that decides whether its module is changed at all, and says no: a
+    ``lora_B`` of zeros, factors of one."""
+    kind = KINDS[adapter]
+    return kind.neutral is not None and kind.mark in name and bool((tensor == kind.neutral).all())
 
 
 def _unlearned(proof: AdapterProof, names: Iterable[str]) -> list[str]:

@@ -38,7 +38,7 @@ def train(run_dir: RunDir, rank: int) -> None:
     samples = Samples(trainer, spec, EventLog(run_dir.log)) if spec.eval_samples else None
     if samples:
         trainer.add_callback(samples)
-    watch = AdapterWatch(trainer.adapted_model)
+    watch = AdapterWatch(trainer.adapted_model, spec.adapter)
     beat.touch()
     trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
     if task.has_eval and not obey.stopped and not trainer.evaluated_now:
@@ -47,12 +47,12 @@ def train(run_dir: RunDir, rank: int) -> None:
             trainer._save_checkpoint(trainer.model, None)
     if not obey.stopped:
         best.load()
-        leave_proof_logits(trainer, run_dir)
-        beat.touch()
     proof = _proof(watch, trainer, obey.stopped)
     if proof:
         with full_disk_told(run_dir.adapter):
             trainer.save_result(watch.initial)
+            if not obey.stopped:
+                leave_proof_logits(trainer, run_dir)
     beat.touch()
 
     if trainer.is_world_process_zero():

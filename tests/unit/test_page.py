@@ -311,3 +311,11 @@ def test_the_page_is_written_beside_the_other_reports(tmp_path: Path):
     write_reports(example(), ("org/tuned", ""), run_dir, run_dir.metrics)
 
     assert (tmp_path / "report.html").read_text("utf-8") == page_of()
+
+
+def test_a_run_that_ended_early_says_which_steps_adapter_it_is():
+    shown = entries(page_of(result=result(published_step=2500, stopped_early=True)))
+
+    assert "Stopped after step 3,000, as evaluations got no better." in shown
+    assert "This is the adapter of step 2,500 of 3,000, which evaluated best." in shown
+    assert "which evaluated best" not in entries(page_of())

@@ -16,8 +16,11 @@ from job.train.story import train
 def main() -> None:
     rank = int(os.environ.get("RANK", "0"))
     for folder in sorted(path.parent for path in Path(sys.argv[1]).glob("*/spec.json")):
+        run_dir = RunDir(folder)
+        run_dir.beat(rank).parent.mkdir(exist_ok=True)
+        run_dir.beat(rank).touch()
         try:
-            train(RunDir(folder), rank)
+            train(run_dir, rank)
         except Exception:
             traceback.print_exc()
             os._exit(1)

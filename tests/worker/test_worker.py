@@ -14,7 +14,7 @@ from job.errors import AdapterRejected, Diverged
 from job.events import EventLog
 from job.probe.packing import probe_packing
 from job.train.callbacks import Beat, Progress
-from job.train.proof import AdapterWatch
+from job.train.proof import AdapterWatch, does_nothing
 
 
 def probe(tmp_path: Path, model_type: str, **settings: object):
@@ -75,6 +75,16 @@ def test_an_adapter_with_one_tensor_as_it_was_is_rejected():
 
     with pytest.raises(AdapterRejected, match="1 of 2 adapter tensors as they were, first lora_B"):
         watch.prove()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name", "value"),
+    [("lora", "q_proj.lora_B.default.weight", 0.0), ("ia3", "k_proj.ia3_l.default", 1.0), ("oft", "oft_R.weight", 0.0)],
+)
+def test_a_tensor_that_leaves_its_module_as_it_is_has_learned_nothing(adapter, name, value):
+    assert does_nothing(adapter, name, torch.full((3,), value))
+    assert not does_nothing(adapter, name, torch.tensor([value, value, value + 1e-4]))
+    assert not does_nothing(adapter, "q_proj.lora_A.default.weight", torch.full((3,), value))
 
 
 def test_an_adapter_with_nan_has_diverged():

@@ -81,7 +81,8 @@ class Trained(NamedTuple):
 def attempts(group: list[Combination], inputs: Inputs, folder: Path) -> Iterator[str]:
     """What is wrong with each of *group*, all of one strategy and base, in upstream's words; nothing: it works."""
     runs = {one: _run(one, inputs, folder / f"{number:02}") for number, one in enumerate(group)}
-    if group[0].strategy != "single":
+    # Not under FSDP: a second model would be loaded otherwise than the first, the process group being there.
+    if group[0].strategy not in ("single", "fsdp"):
         _in_company([runs[one] for one in group], folder)
     for one, run in runs.items():
         try:
@@ -132,7 +133,7 @@ def _alone(run: Run) -> tuple[Trained, Trained]:
 def _shared(run: Run) -> Trained:
     """By the real launcher, if it has not come to its end in company."""
     if not run.files.train_result.exists():
-        shutil.rmtree(run.root)
+        shutil.rmtree(run.root, ignore_errors=True)
         ended = run.attempt()
         if ended.returncode or not run.result.adapter:
             causes = [json.loads(path.read_text())["cause"] for path in sorted((run.root / "errors").glob("*.json"))]
