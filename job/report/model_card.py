@@ -4,37 +4,45 @@ import json
 
 import yaml
 
-from job.adapters import summary
+from job.adapters import KINDS, summary
 from job.report.metrics import EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.settings import Settings
 
 _SNIPPET = """```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto")
+base = {auto}.from_pretrained({base}{revision}{labels}, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained({adapter}{subfolder})
 {fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
 ```"""
 _RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
+_PAD = "base.config.pad_token_id = tokenizer.pad_token_id  # by which it finds where an answer ends\n"
 _END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
+_STATES = {"finished": "", "partial": "Unfinished ", "rejected": "Rejected "}
 
 
 def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> str:
     """Markdown with the Hub's YAML header. *adapter_location* is a repository id, in which the adapter lies in
     *subfolder*, or the adapter's folder."""
     base = metrics.base_model
-    on_hub = base.revision is not None
+    on_hub, scores = base.revision is not None, metrics.method == "reward"
     base_id = base.uri.removeprefix("hf://").partition("@")[0] if on_hub else base.uri
     snippet = _copies(base_id, adapter_location) + _SNIPPET.format(
         base=json.dumps(_loadable(base_id, "base")),
         revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
         adapter=json.dumps(_loadable(adapter_location, "adapter")),
         subfolder=f", subfolder={json.dumps(subfolder)}" if subfolder else "",
-        fitting=_fitting(metrics.tokenizer),
+        auto="AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM",
+        labels=", num_labels=1" if scores else "",
+        fitting=_fitting(metrics.tokenizer) + (_PAD if scores else ""),
     )
-    kind = "LoRA adapter" if metrics.status == "finished" else "Unfinished LoRA adapter"
-    header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sft", "trl", "graft"]}
+    kind = f"{_STATES[metrics.status]}{KINDS[metrics.adapter].label} adapter"
+    header = {
+        "library_name": "peft",
+        "pipeline_tag": "text-classification" if scores else "text-generation",
+        "tags": [metrics.adapter, metrics.method, "trl", "graft"],
+    }
     if on_hub:
         header |= {"base_model": base_id, "base_model_relation": "adapter"}
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(metrics))
