@@ -11,6 +11,9 @@ from job.records import CurveFinding, Findings, Forecast, ModelFacts, Plan, Prep
 from job.redact import Redactor
 from job.spec import JobSpec
 
+# What else a line of training says, by the names of TRL's trainers.
+_TOLD = {"rewards/margins": "margin", "margin": "margin", "rewards/accuracies": "accuracy", "accuracy": "accuracy"}
+
 
 class Console:
     """Plain lines; on a terminal, training progress is one line that renews itself. What cannot be written, as when the
@@ -120,6 +123,7 @@ class Console:
     def _progress(self, event: dict[str, Any], speed: Speed | None) -> None:
         step, total = event["step"], event["total_steps"]
         line = f"  step {step}/{total}  {_measured(event)}  lr {event['learning_rate']:.2e}"
+        line += "".join(f"  {shown} {event[name]:.3f}" for name, shown in _TOLD.items() if name in event)
         if speed:
             line += f"  {speed.tokens_per_s:,.0f} tokens/s  {duration((total - step) * speed.step_s)} left"
             self._correct(speed.tokens_per_s, total * speed.step_s)

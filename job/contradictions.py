@@ -21,6 +21,7 @@ def contradictions(spec: Settings) -> Iterator[str]:
     yield from _of_method(spec)
     yield from _of_preferences(spec)
     yield from _of_losses(spec)
+    yield from _of_start(spec)
     if METHODS[spec.method].draws:
         yield from of_rewards(spec)
     yield from _of_adapter(spec)
@@ -71,6 +72,24 @@ def _of_preferences(spec: Settings) -> Iterator[str]:
         )
     if name == "reward" and KINDS[spec.adapter].is_prompt:
         yield f"JOB_ADAPTER={spec.adapter} trains no head, which JOB_METHOD=reward needs; use lora"
+
+
+def _of_start(spec: Settings) -> Iterator[str]:
+    if spec.adapter_start and not spec.adapter_uri:
+        yield f"JOB_ADAPTER_START={spec.adapter_start} has nothing to start from; set JOB_ADAPTER_URI too"
+    if spec.adapter_start == "continue" and METHODS[spec.method].start != "continue":
+        yield (
+            f"JOB_ADAPTER_START=continue is not for JOB_METHOD={spec.method}, whose reference or base is the model "
+            "that the adapter makes; use merge"
+        )
+    if spec.adapter_start == "merge" and (spec.adapter == "qlora" or spec.quantization not in ("auto", "none")):
+        name = "JOB_ADAPTER=qlora" if spec.adapter == "qlora" else f"JOB_QUANTIZATION={spec.quantization}"
+        yield (
+            f"JOB_ADAPTER_START=merge contradicts {name}: the sum with the adapter would be rounded once more; use "
+            "JOB_QUANTIZATION=none, or merge it yourself and name the result in JOB_MODEL"
+        )
+    if spec.adapter_start and spec.strategy == "zero3":
+        yield "JOB_STRATEGY=zero3 shares the base before an adapter can be added; use fsdp with JOB_ADAPTER_URI"
 
 
 def _of_losses(spec: Settings) -> Iterator[str]:

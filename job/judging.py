@@ -38,12 +38,13 @@ def kept(run: Run) -> Made | None:
     return None
 
 
-def ask_of(run: Run, rows: Path) -> None:
-    """Have what was kept judged by the present settings, with the held-out rows among *rows*."""
-    task = read_record(run.dir.evaluate_task, EvaluateTask)
-    train = task.train.model_copy(update={"data_path": rows.absolute()})
+def ask_of(run: Run, rows: Path | None) -> None:
+    """Have what was kept judged by the present settings, with the held-out rows among *rows*, if there are any."""
     write_json(run.dir.spec, run.spec)
-    write_json(run.dir.evaluate_task, task.model_copy(update={"train": train}))
+    if rows:
+        task = read_record(run.dir.evaluate_task, EvaluateTask)
+        train = task.train.model_copy(update={"data_path": rows.absolute()})
+        write_json(run.dir.evaluate_task, task.model_copy(update={"train": train}))
 
 
 def _is_here(folder: Path) -> bool:

@@ -22,7 +22,18 @@ from job.preparation import dataset_facts, make_task, prepare, prepare_sample
 from job.probing import gather
 from job.processes import Task
 from job.publish import publish_apart
-from job.records import HELD_OUT, Decided, Facts, HeldOut, Judgement, Plan, Prepared, PrepareTask, TrainTask
+from job.records import (
+    HELD_OUT,
+    Decided,
+    Facts,
+    HeldOut,
+    Judgement,
+    Plan,
+    Prepared,
+    PrepareTask,
+    StartingAdapter,
+    TrainTask,
+)
 from job.report.made import AllAttempts, Made
 from job.report.write import reported_curve, write_reports
 from job.resume import bring_back, forget_all, same_work
@@ -62,8 +73,10 @@ def make_result(
 
 def _ask_anew(run: Run, inputs: Inputs, made: Made) -> None:
     """Hold out what the present settings ask for, which may be more than when *made* was trained."""
-    task = run.wait(lambda: make_task(run.spec, inputs, run.shop, made.prepared.template_time))
-    rows, _ = _prepared(run, task, made.plan)
+    rows = None
+    if run.spec.eval_generate:
+        task = run.wait(lambda: make_task(run.spec, inputs, run.shop, made.prepared.template_time))
+        rows, _ = _prepared(run, task, made.plan)
     ask_of(run, rows)
 
 
@@ -84,14 +97,15 @@ def _train(
         if not inputs.model.source.is_local:
             run.console.weights(inputs.model.facts)
         weights = Task(lambda: inputs.model.localize(run.shop.cache / "models", weights=True))
+        starting = Task(lambda: _starting(run, inputs))
         reward = Task(lambda: inputs.reward.localize(run.shop.cache) if inputs.reward else None)
         checkpoint = Task(lambda: bring_back(run, output, found, plan, before))
         rows, prepared = _prepare(run, task, plan)
         plan = _foresee(run, plan, prepared)
-        durable = checkpoint.result(run.stop)
-        _settle(run, output, attempt, before, run.wait(lambda: decide(plan, inputs, rows, prepared)), durable)
+        durable, start = checkpoint.result(run.stop), starting.result(run.stop)
+        _settle(run, output, attempt, before, run.wait(lambda: decide(plan, inputs, rows, prepared, start)), durable)
         train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
-        train_task = train_task.model_copy(update={"reward_model": reward.result(run.stop)})
+        train_task = train_task.model_copy(update={"start": start, "reward_model": reward.result(run.stop)})
     with run.timed("train"), tracked(run):
         plan, result, error = train_durably(run, plan, train_task, output, attempt, durable, deadline)
     revisions = tuple(source.revision for source in inputs.train)
@@ -161,6 +175,11 @@ def _foresee(run: Run, plan: Plan, prepared: Prepared) -> Plan:
     renewed = forecast(run.spec, plan, rows, plan.forecast.tokens_per_s, plan.forecast.why)
     run.console.forecast(run.spec, renewed, plan.num_processes)
     return plan.model_copy(update={"forecast": renewed})
+
+
+def _starting(run: Run, inputs: Inputs) -> StartingAdapter | None:
+    how = run.spec.adapter_start
+    return inputs.adapter.localize(run.shop.cache / "adapters", how) if inputs.adapter and how else None
 
 
 def _train_task(inputs: Inputs, folder: Path, rows: Path, prepared: Prepared) -> TrainTask:

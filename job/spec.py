@@ -24,8 +24,11 @@ class JobSpec(Settings):
         method = METHODS.get(str(given.get("method", "sft"))) if isinstance(given, dict) else None
         if method is None:
             return given
-        return method.defaults(str(given.get("adapter", "lora"))) | {
-            name: value for name, value in given.items() if value is not None
+        start = {"adapter_start": method.start} if given.get("adapter_uri") else {}
+        return {
+            **method.defaults(str(given.get("adapter", "lora"))),
+            **start,
+            **{name: value for name, value in given.items() if value is not None},
         }
 
     @model_validator(mode="after")

@@ -34,6 +34,9 @@ class BaseModelMetrics(Record):
     revision: str | None = Field(description="Commit on the Hub; null elsewhere.")
     model_type: str = Field(description="transformers' name of the architecture.")
     parameters: int = Field(description="Parameters, from the safetensors headers.")
+    merged_adapter: str | None = Field(
+        default=None, description="The adapter that must be merged into it before this one is put on; null: none."
+    )
 
 
 class TokenizerMetrics(Record):
@@ -86,7 +89,7 @@ class EvalMetrics(Record):
 
     loss_before: float = Field(description="Loss of the base model, before the first step.")
     loss: float | None = Field(description="Loss of the adapter that this is; null where it stopped at no evaluation.")
-    perplexity: float | None = Field(description="exp(loss).")
+    perplexity: float | None = Field(description="exp(loss) of sft, whose loss is that of tokens; else null.")
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
     scores: tuple[Score, ...] = Field(default=(), description="Of answers to JOB_EVAL_GENERATE held-out rows.")
 
@@ -141,7 +144,7 @@ def make_metrics(made: Made) -> Metrics:
         graft_version=__version__,
         method=spec.method,
         adapter=spec.adapter,
-        base_model=_base_model(spec, made.facts.model),
+        base_model=_base_model(spec, made.facts.model, result),
         tokenizer=_tokenizer(made.prepared, result),
         data=_data(spec, made.prepared, made.dataset_revisions),
         train=_train(result),
@@ -157,9 +160,13 @@ def make_metrics(made: Made) -> Metrics:
     )
 
 
-def _base_model(spec: JobSpec, model: ModelFacts) -> BaseModelMetrics:
+def _base_model(spec: JobSpec, model: ModelFacts, result: TrainResult) -> BaseModelMetrics:
     return BaseModelMetrics(
-        uri=spec.model, revision=model.revision, model_type=model.model_type, parameters=model.parameters
+        uri=spec.model,
+        revision=model.revision,
+        model_type=model.model_type,
+        parameters=model.parameters,
+        merged_adapter=result.merged_adapter,
     )
 
 
@@ -226,7 +233,7 @@ def _eval(made: Made) -> EvalMetrics | None:
     return EvalMetrics(
         loss_before=first.values["eval_loss"],
         loss=loss,
-        perplexity=None if loss is None else math.exp(loss),
+        perplexity=math.exp(loss) if loss is not None and made.spec.method == "sft" else None,
         history=result.eval_history,
         scores=made.scores,
     )

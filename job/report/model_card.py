@@ -5,19 +5,20 @@ import json
 import yaml
 
 from job.adapters import KINDS, summary
-from job.report.metrics import EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
+from job.report.metrics import BaseModelMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.settings import Settings
 
 _SNIPPET = """```python
 from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
-base = {auto}.from_pretrained({base}{revision}{labels}, dtype="auto")
+base = {auto}.from_pretrained({base}{revision}{outputs}, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained({adapter}{subfolder})
-{fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
+{merging}{fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
 ```"""
+_STARTS = {"continue": "trained on", "merge": "merged into the base before"}
 _RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
-_PAD = "base.config.pad_token_id = tokenizer.pad_token_id  # by which it finds where an answer ends\n"
+_PADDING = "base.config.pad_token_id = tokenizer.pad_token_id  # a score is read before the padding\n"
 _END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
 _STATES = {"finished": "", "partial": "Unfinished ", "rejected": "Rejected "}
 
@@ -28,14 +29,15 @@ def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> 
     base = metrics.base_model
     on_hub, scores = base.revision is not None, metrics.method == "reward"
     base_id = base.uri.removeprefix("hf://").partition("@")[0] if on_hub else base.uri
-    snippet = _copies(base_id, adapter_location) + _SNIPPET.format(
+    snippet = _copies(base_id, adapter_location, base.merged_adapter or "") + _SNIPPET.format(
+        auto="AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM",
+        outputs=", num_labels=1" if scores else "",
         base=json.dumps(_loadable(base_id, "base")),
         revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
         adapter=json.dumps(_loadable(adapter_location, "adapter")),
         subfolder=f", subfolder={json.dumps(subfolder)}" if subfolder else "",
-        auto="AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM",
-        labels=", num_labels=1" if scores else "",
-        fitting=_fitting(metrics.tokenizer) + (_PAD if scores else ""),
+        merging=_merging(metrics.base_model),
+        fitting=_PADDING if scores else _fitting(metrics.tokenizer),
     )
     kind = f"{_STATES[metrics.status]}{KINDS[metrics.adapter].label} adapter"
     header = {
@@ -63,8 +65,23 @@ def _fitting(tokenizer: TokenizerMetrics) -> str:
     return (_RESIZE.format(rows=rows) if rows else "") + (_END if tokenizer.eos_token else "")
 
 
-def _copies(base: str, adapter: str) -> str:
-    copies = [f"`{place}` to `./{name}`" for name, place in (("base", base), ("adapter", adapter)) if "s3://" in place]
+def _merging(base: BaseModelMetrics) -> str:
+    """What makes of the base the model that this adapter was trained on."""
+    if base.merged_adapter is None:
+        return ""
+    first = _loadable(base.merged_adapter, "first_adapter")
+    return f"base = PeftModel.from_pretrained(base, {json.dumps(first)}).merge_and_unload()  # it stands on both\n"
+
+
+def _start(spec: dict[str, object]) -> list[tuple[str, str]]:
+    if not spec.get("adapter_uri"):
+        return []
+    return [("starts from", f"{spec['adapter_uri']}, {_STARTS[str(spec['adapter_start'])]}")]
+
+
+def _copies(base: str, adapter: str, first: str) -> str:
+    places = (("base", base), ("adapter", adapter), ("first_adapter", first))
+    copies = [f"`{place}` to `./{name}`" for name, place in places if "s3://" in place]
     return f"Copy {' and '.join(copies)}, then:\n\n" if copies else ""
 
 
@@ -77,6 +94,11 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("data", f"{metrics.data.uri}: {metrics.data.rows:,} rows, {metrics.data.trained_tokens:,} trained tokens"),
         ("chat template", metrics.tokenizer.chat_template or "–"),
         ("adapter", summary(Settings.model_validate(spec))),
+        *(
+            [("starts from", f"{spec['adapter_uri']}, {_STARTS[str(spec['adapter_start'])]}")]
+            if spec["adapter_uri"]
+            else []
+        ),
         ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
         *_which_step(train),

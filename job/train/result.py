@@ -31,6 +31,7 @@ class Ending(NamedTuple):
 def train_result(trainer: AdapterTrainer, ending: Ending, progress: Progress, added: AddedTokens) -> TrainResult:
     """What *trainer* has done, all attempts together."""
     history = _entries(trainer, "loss")
+    start = trainer.task.start
     return TrainResult(
         status="stopped" if ending.stopped else "finished",
         steps=trainer.state.global_step,
@@ -48,6 +49,7 @@ def train_result(trainer: AdapterTrainer, ending: Ending, progress: Progress, ad
         eval_history=_entries(trainer, "eval_loss"),
         adapter=ending.proof,
         added_tokens=added,
+        merged_adapter=start.location if start and start.how == "merge" else None,
         peak_gpu_memory_gib=_peak_gpu_memory_gib(trainer.plan),
         samples=ending.samples,
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
