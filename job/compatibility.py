@@ -11,7 +11,7 @@ from job.settings import Settings
 
 EVERY: tuple[Strategy, ...] = ("single", "ddp", "fsdp", "zero2", "zero3", "cpu")
 
-# With these a model that draws answers is whole in each process.
+# With these a model that draws answers, or gives samples of them, is whole in each process.
 DRAWS_WITH: tuple[Strategy, ...] = ("single", "ddp", "cpu")
 
 
@@ -88,6 +88,8 @@ def _to_the_base(spec: Settings, quantization: Quantization) -> str | None:
 def _to_sharing(spec: Settings, strategy: Strategy, quantization: Quantization) -> str | None:
     if spec.num_generations and strategy not in DRAWS_WITH:
         return "answers are drawn token by token, and a shared base would come together for each of them"
+    if spec.eval_samples and strategy not in DRAWS_WITH:
+        return "JOB_EVAL_SAMPLES are answered by one process during training, which has but a part of a shared model"
     if strategy == "zero3" and changes_base(spec):
         return f"{spec.init_lora_weights} needs whole weights, of which ZeRO-3 leaves each GPU a part"
     if strategy == "fsdp" and spec.adapter == "vera":

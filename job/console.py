@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from job.pace import Pace, Speed, duration
-from job.records import CurveFinding, Findings, Forecast, ModelFacts, Plan, Prepared
+from job.records import CurveFinding, Findings, Forecast, ModelFacts, Plan, Prepared, Score
 from job.redact import Redactor
 from job.spec import JobSpec
 
@@ -96,6 +96,8 @@ class Console:
                 self._done_before = event["step"]
                 done = f", {event['step']} of them done before" if event["step"] else ""
                 self.say(f"training: {event['total_steps']} steps{done}")
+            case "answering":
+                self._renew(f"  {event['answers']:,} of {event['of']:,} answers to held-out rows")
             case "longest_batch":
                 self.say(f"  the longest batch takes {event['peak_gib']:.1f} GiB at its fullest moment")
             case "train":
@@ -112,6 +114,11 @@ class Console:
         for finding in findings:
             tell = self.say if finding.pattern in ("converging", "too_short") else self.warn
             tell(f"  {finding.pattern}: {finding.evidence} {finding.advice}".rstrip())
+
+    def scores(self, scores: Iterable[Score]) -> None:
+        """What the answers to held-out rows are worth, of the base model and of the tuned one."""
+        for score in scores:
+            self.say(f"  {score.scorer} {score.base:.2f} → {score.tuned:.2f} of {score.rows:,} answers")
 
     def _progress(self, event: dict[str, Any], speed: Speed | None) -> None:
         step, total = event["step"], event["total_steps"]

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 
 from job.adapters import KINDS, SPECIAL, changes_base, have
+from job.answers import of_answers
 from job.compatibility import EVERY, OPTIMIZERS_OF, can_checkpoint, can_pack, objection, quantizations
 from job.methods import METHODS, methods_with
 from job.optimizers import OPTIMIZERS
@@ -194,9 +195,10 @@ def _of_evaluation(spec: Settings) -> Iterator[str]:
         yield "JOB_EVAL_FRACTION and JOB_EVAL_DATASET_URI are both set; keep one of them"
 
     if not _evaluates(spec):
-        for name in ("early_stopping_patience", "eval_steps"):
+        for name in ("early_stopping_patience", "eval_steps", "eval_generate", "eval_samples"):
             if getattr(spec, name):
                 yield f"JOB_{name.upper()} is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too"
+    yield from of_answers(spec)
     if spec.early_stopping_threshold and not spec.early_stopping_patience:
         yield "JOB_EARLY_STOPPING_THRESHOLD is set without JOB_EARLY_STOPPING_PATIENCE; set it too"
 

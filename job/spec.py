@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, model_validator
 
+from job.answers import JUDGING
 from job.contradictions import contradictions
 from job.methods import METHODS
 from job.settings import Settings
@@ -56,6 +57,12 @@ class JobSpec(Settings):
         """The settings that change the result."""
         fields = {name for name, info in type(self).model_fields.items() if info.json_schema_extra["changes_result"]}  # type: ignore[index]
         return self.model_dump(mode="json", include=fields)
+
+    @property
+    def judged_by(self) -> str:
+        """SHA-256 over the settings by which a trained adapter is found good enough or not."""
+        judging = self.model_dump(mode="json", include=set(JUDGING))
+        return hashlib.sha256(json.dumps(judging, sort_keys=True).encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:

@@ -78,6 +78,14 @@ class AddedTokens(Record):
     )
 
 
+class SampleAnswer(Record):
+    """An answer during training."""
+
+    step: int = Field(description="The optimizer step after which it was generated.")
+    prompt: str = Field(description="As the model reads it, special tokens included.")
+    answer: str = Field(description="What the model answered.")
+
+
 class TrainResult(Record):
     """What rank 0 leaves behind: a finished training, or one that the stop file ended."""
 
@@ -101,6 +109,7 @@ class TrainResult(Record):
     merged_adapter: str | None = None  # what was merged into the base first
     peak_gpu_memory_gib: float | None
     versions: dict[str, str]
+    samples: tuple[SampleAnswer, ...] = ()
 
 
 class WorkerError(Record):

@@ -17,6 +17,7 @@ from job.records import (
     Plan,
     Prepared,
     Record,
+    Score,
     TrainResult,
 )
 from job.report.curve import read_curve
@@ -90,6 +91,7 @@ class EvalMetrics(Record):
     loss: float | None = Field(description="Loss of the adapter that this is; null where it stopped at no evaluation.")
     perplexity: float | None = Field(description="exp(loss) of sft, whose loss is that of tokens; else null.")
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
+    scores: tuple[Score, ...] = Field(default=(), description="Of answers to JOB_EVAL_GENERATE held-out rows.")
 
 
 class AttemptMetrics(Record):
@@ -146,7 +148,7 @@ def make_metrics(made: Made) -> Metrics:
         tokenizer=_tokenizer(made.prepared, result),
         data=_data(spec, made.prepared, made.dataset_revisions),
         train=_train(result),
-        eval=_eval(spec.method, result),
+        eval=_eval(made),
         curve=read_curve(spec.method, result.history, result.eval_history),
         proof=result.adapter,
         plan=made.plan,
@@ -222,7 +224,8 @@ def _train(result: TrainResult) -> TrainMetrics:
     )
 
 
-def _eval(method: str, result: TrainResult) -> EvalMetrics | None:
+def _eval(made: Made) -> EvalMetrics | None:
+    result = made.result
     if not result.eval_history:
         return None
     first, step = result.eval_history[0], result.published_step or result.steps
@@ -230,6 +233,7 @@ def _eval(method: str, result: TrainResult) -> EvalMetrics | None:
     return EvalMetrics(
         loss_before=first.values["eval_loss"],
         loss=loss,
-        perplexity=math.exp(loss) if loss is not None and method == "sft" else None,
+        perplexity=math.exp(loss) if loss is not None and made.spec.method == "sft" else None,
         history=result.eval_history,
+        scores=made.scores,
     )

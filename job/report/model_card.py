@@ -4,8 +4,8 @@ import json
 
 import yaml
 
-from job.adapters import summary
-from job.report.metrics import BaseModelMetrics, Metrics, TokenizerMetrics, TrainMetrics
+from job.adapters import KINDS, summary
+from job.report.metrics import BaseModelMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.settings import Settings
 
 _SNIPPET = """```python
@@ -20,6 +20,7 @@ _STARTS = {"continue": "trained on", "merge": "merged into the base before"}
 _RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
 _PADDING = "base.config.pad_token_id = tokenizer.pad_token_id  # a score is read before the padding\n"
 _END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
+_STATES = {"finished": "", "partial": "Unfinished ", "rejected": "Rejected "}
 
 
 def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> str:
@@ -38,20 +39,18 @@ def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> 
         merging=_merging(metrics.base_model),
         fitting=_PADDING if scores else _fitting(metrics.tokenizer),
     )
-    kind = "LoRA adapter" if metrics.status == "finished" else "Unfinished LoRA adapter"
+    kind = f"{_STATES[metrics.status]}{KINDS[metrics.adapter].label} adapter"
     header = {
         "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "tags": ["lora", metrics.method, "trl", "graft"],
+        "pipeline_tag": "text-classification" if scores else "text-generation",
+        "tags": [metrics.adapter, metrics.method, "trl", "graft"],
     }
-    if scores:
-        header["pipeline_tag"] = "text-classification"
     if on_hub:
         header |= {"base_model": base_id, "base_model_relation": "adapter"}
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(metrics))
     return (
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {kind} for {base_id}\n\n{snippet}\n\n"
-        f"| | |\n|---|---|\n{rows}\n\nAll figures of the run are in `metrics.json`.\n"
+        f"| | |\n|---|---|\n{rows}\n\n{_scores(metrics.eval)}All figures of the run are in `metrics.json`.\n"
     )
 
 
@@ -114,6 +113,16 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         after = "not measured" if metrics.eval.loss is None else f"{metrics.eval.loss:.4f}"
         facts.append(("evaluation loss", f"{metrics.eval.loss_before:.4f} before, {after} after"))
     return facts
+
+
+def _scores(evaluated: EvalMetrics | None) -> str:
+    """What the answers to held-out rows are worth, as a table."""
+    if evaluated is None or not evaluated.scores:
+        return ""
+    rows = "".join(
+        f"| {score.scorer} | {score.base:.3f} | {score.tuned:.3f} | {score.rows:,} |\n" for score in evaluated.scores
+    )
+    return f"| scores of answers | base | with the adapter | held-out rows |\n|---|---|---|---|\n{rows}\n"
 
 
 def _which_step(train: TrainMetrics) -> list[tuple[str, str]]:
