@@ -5,10 +5,13 @@
 Prints a row a method for docs/benchmarks.md. Both sides draw the answers of a tiny model in this process, on the CPU.
 """
 
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.tiny import write_model, write_rows
 from tests.worker import test_online as online
