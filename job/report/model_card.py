@@ -16,6 +16,7 @@ base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained({adapter}{subfolder})
 {fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
 ```"""
+_KIND = {"finished": "LoRA adapter", "partial": "Unfinished LoRA adapter", "rejected": "Rejected LoRA adapter"}
 _RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
 _END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
 
@@ -33,7 +34,7 @@ def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> 
         subfolder=f", subfolder={json.dumps(subfolder)}" if subfolder else "",
         fitting=_fitting(metrics.tokenizer),
     )
-    kind = "LoRA adapter" if metrics.status == "finished" else "Unfinished LoRA adapter"
+    kind = _KIND[metrics.status]
     header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sft", "trl", "graft"]}
     if on_hub:
         header |= {"base_model": base_id, "base_model_relation": "adapter"}
@@ -70,6 +71,7 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("chat template", metrics.tokenizer.chat_template or "–"),
         ("adapter", summary(Settings.model_validate(spec))),
         ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
+        ("adapter gate", str(metrics.proof.gate or metrics.objection or "not judged")),
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
         *_which_step(train),
         ("global batch", f"{plan.global_batch_size} {'packs' if plan.packing else 'rows'}, {plan.precision}"),
