@@ -42,6 +42,12 @@ def settle_batch(spec: JobSpec, facts: Facts, num_processes: int, reasons: dict[
     max_length = _max_length(spec, facts, reasons)
     packing, rows = _packing(spec, facts, max_length, num_processes, reasons)
     dataset = facts.dataset
+    if METHODS[spec.method].compares and dataset.epoch_rows is not None and dataset.epoch_rows < rows:
+        raise BadSpec(
+            f"JOB_GLOBAL_BATCH_SIZE={rows} is more than the {dataset.epoch_rows} rows there are, and JOB_METHOD="
+            f"{spec.method} trains whole steps alone.",
+            "Set it lower, or give more rows.",
+        )
     # Of rows that were not all seen, one may be as long as is allowed.
     answer = spec.max_completion_length or 0
     longest = max_length if packing or dataset.sampled else min(max_length, dataset.max_tokens + answer)
@@ -92,7 +98,7 @@ def _packing_objection(spec: JobSpec, facts: Facts, max_length: int, packs: int,
     wanted = spec.global_batch_size * mean / max_length
     if spec.packing is False:
         return "JOB_PACKING=false"
-    if spec.method in ("dpo", "kto", "reward"):
+    if METHODS[spec.method].compares:
         return "answers are compared one by one"
     if spec.num_generations:
         return "answers are drawn to each prompt"

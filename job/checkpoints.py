@@ -10,6 +10,7 @@ from job.records import Layout, Plan
 from job.rundir import read_record
 
 LAYOUT = "layout.json"  # a checkpoint's last file
+ON_TOP = "starts_from.json"  # beside an adapter that belongs on a base with another one merged into it
 BEST = "best.safetensors"  # the adapter that evaluated best, where it is not the checkpoint's own
 _NAME = re.compile(r"checkpoint-(\d+)")  # the Trainer's; the number is the step
 

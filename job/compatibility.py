@@ -11,7 +11,7 @@ from job.settings import Settings
 
 EVERY: tuple[Strategy, ...] = ("single", "ddp", "fsdp", "zero2", "zero3", "cpu")
 
-# With these a model that draws answers is whole in each process.
+# With these a model that draws answers, or gives samples of them, is whole in each process.
 DRAWS_WITH: tuple[Strategy, ...] = ("single", "ddp", "cpu")
 
 
@@ -41,6 +41,8 @@ def settled_optim(asked: str, strategy: Strategy, quantization: Quantization) ->
 
 def quantizations(spec: Settings) -> list[Quantization]:
     """Those that *spec* leaves open, the most exact first."""
+    if spec.adapter_start == "merge":
+        return ["none"]  # a sum would be rounded to 4 or 8 bits again
     if spec.adapter == "qlora":
         return ["nf4"]
     return ["none", "nf4"] if spec.quantization == "auto" else [spec.quantization]
@@ -86,6 +88,10 @@ def _to_the_base(spec: Settings, quantization: Quantization) -> str | None:
 def _to_sharing(spec: Settings, strategy: Strategy, quantization: Quantization) -> str | None:
     if spec.num_generations and strategy not in DRAWS_WITH:
         return "answers are drawn token by token, and a shared base would come together for each of them"
+    if spec.eval_samples and strategy not in DRAWS_WITH:
+        return "JOB_EVAL_SAMPLES are answered by one process during training, which has but a part of a shared model"
     if strategy == "zero3" and changes_base(spec):
         return f"{spec.init_lora_weights} needs whole weights, of which ZeRO-3 leaves each GPU a part"
+    if strategy == "fsdp" and spec.adapter == "vera":
+        return "VeRA's projections are buffers, which accelerate does not know how to hand out beside shared weights"
     return None

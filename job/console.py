@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from job.pace import Pace, Speed, duration
-from job.records import CurveFinding, Findings, Forecast, GateFigures, ModelFacts, Plan, Prepared
+from job.records import CurveFinding, Findings, Forecast, GateFigures, ModelFacts, Plan, Prepared, Score
 from job.redact import Redactor
 from job.spec import JobSpec
+
+# What else a line of training says, by the names of TRL's trainers.
+_TOLD = {"rewards/margins": "margin", "margin": "margin", "rewards/accuracies": "accuracy", "accuracy": "accuracy"}
 
 
 class Console:
@@ -93,6 +96,8 @@ class Console:
                 self._done_before = event["step"]
                 done = f", {event['step']} of them done before" if event["step"] else ""
                 self.say(f"training: {event['total_steps']} steps{done}")
+            case "answering":
+                self._renew(f"  {event['answers']:,} of {event['of']:,} answers to held-out rows")
             case "longest_batch":
                 self.say(f"  the longest batch takes {event['peak_gib']:.1f} GiB at its fullest moment")
             case "train":
@@ -113,9 +118,15 @@ class Console:
             tell = self.say if finding.pattern in ("converging", "too_short") else self.warn
             tell(f"  {finding.pattern}: {finding.evidence} {finding.advice}".rstrip())
 
+    def scores(self, scores: Iterable[Score]) -> None:
+        """What the answers to held-out rows are worth, of the base model and of the tuned one."""
+        for score in scores:
+            self.say(f"  {score.scorer} {score.base:.2f} → {score.tuned:.2f} of {score.rows:,} answers")
+
     def _progress(self, event: dict[str, Any], speed: Speed | None) -> None:
         step, total = event["step"], event["total_steps"]
         line = f"  step {step}/{total}  {_measured(event)}  lr {event['learning_rate']:.2e}"
+        line += "".join(f"  {shown} {event[name]:.3f}" for name, shown in _TOLD.items() if name in event)
         if speed:
             line += f"  {speed.tokens_per_s:,.0f} tokens/s  {duration((total - step) * speed.step_s)} left"
             self._correct(speed.tokens_per_s, total * speed.step_s)

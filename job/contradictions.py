@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 
 from job.adapters import KINDS, SPECIAL, changes_base, have
+from job.answers import of_answers
 from job.compatibility import EVERY, OPTIMIZERS_OF, can_checkpoint, can_pack, objection, quantizations
 from job.methods import METHODS, methods_with
 from job.optimizers import OPTIMIZERS
@@ -20,6 +21,7 @@ def contradictions(spec: Settings) -> Iterator[str]:
     yield from _of_method(spec)
     yield from _of_preferences(spec)
     yield from _of_losses(spec)
+    yield from _of_start(spec)
     if METHODS[spec.method].draws:
         yield from of_rewards(spec)
     yield from _of_adapter(spec)
@@ -70,6 +72,24 @@ def _of_preferences(spec: Settings) -> Iterator[str]:
         )
     if name == "reward" and KINDS[spec.adapter].is_prompt:
         yield f"JOB_ADAPTER={spec.adapter} trains no head, which JOB_METHOD=reward needs; use lora"
+
+
+def _of_start(spec: Settings) -> Iterator[str]:
+    if spec.adapter_start and not spec.adapter_uri:
+        yield f"JOB_ADAPTER_START={spec.adapter_start} has nothing to start from; set JOB_ADAPTER_URI too"
+    if spec.adapter_start == "continue" and METHODS[spec.method].start != "continue":
+        yield (
+            f"JOB_ADAPTER_START=continue is not for JOB_METHOD={spec.method}, whose reference or base is the model "
+            "that the adapter makes; use merge"
+        )
+    if spec.adapter_start == "merge" and (spec.adapter == "qlora" or spec.quantization not in ("auto", "none")):
+        name = "JOB_ADAPTER=qlora" if spec.adapter == "qlora" else f"JOB_QUANTIZATION={spec.quantization}"
+        yield (
+            f"JOB_ADAPTER_START=merge contradicts {name}: the sum with the adapter would be rounded once more; use "
+            "JOB_QUANTIZATION=none, or merge it yourself and name the result in JOB_MODEL"
+        )
+    if spec.adapter_start and spec.strategy == "zero3":
+        yield "JOB_STRATEGY=zero3 shares the base before an adapter can be added; use fsdp with JOB_ADAPTER_URI"
 
 
 def _of_losses(spec: Settings) -> Iterator[str]:
@@ -175,9 +195,10 @@ def _of_evaluation(spec: Settings) -> Iterator[str]:
         yield "JOB_EVAL_FRACTION and JOB_EVAL_DATASET_URI are both set; keep one of them"
 
     if not _evaluates(spec):
-        for name in ("early_stopping_patience", "eval_steps"):
+        for name in ("early_stopping_patience", "eval_steps", "eval_generate", "eval_samples"):
             if getattr(spec, name):
                 yield f"JOB_{name.upper()} is set without rows to evaluate on; set JOB_EVAL_FRACTION=0.05 too"
+    yield from of_answers(spec)
     if spec.early_stopping_threshold and not spec.early_stopping_patience:
         yield "JOB_EARLY_STOPPING_THRESHOLD is set without JOB_EARLY_STOPPING_PATIENCE; set it too"
 

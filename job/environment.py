@@ -23,7 +23,7 @@ PREFIX = "JOB_"
 SPEC_URI = "JOB_SPEC_URI"
 # Kubernetes (indexed Jobs, service links) and batch platforms set these on their own.
 PLATFORM_NAME = re.compile(r"JOB_(COMPLETION_INDEX|ID|NAME|.*_PORT(_.*)?|.*_SERVICE_HOST)")
-_JSON_FIELDS = {"trainer_args", "peft_args", "lr_scheduler_kwargs"}
+_JSON_FIELDS = {"trainer_args", "peft_args", "lr_scheduler_kwargs", "eval_schema"}
 
 
 def variable(field: str) -> str:

@@ -12,6 +12,7 @@ from job.processes import StopRequest, Task
 from job.records import ChatTemplateChoice, HardwareFacts
 from job.reward_model import RewardSource, find_reward_model
 from job.spec import JobSpec
+from job.starting import AdapterSource, find_adapter
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Inputs:
     chat_template: ChatTemplateChoice | None  # None: nothing was asked for
     train: tuple[Source, ...]
     held_out: Source | None
+    adapter: AdapterSource | None = None  # that training starts from
     reward: RewardSource | None = None  # None: no model scores answers
 
     @property
     def revisions(self) -> dict[str, str]:
         """The commit of each place on the Hub, by URI."""
         sources = (self.model.source, *self.train, *((self.held_out,) if self.held_out else ()))
+        sources += (self.adapter.source,) if self.adapter else ()
         known = {str(source.uri): source.revision for source in sources if source.revision}
         return known | (self.reward.revisions if self.reward else {})
 
@@ -62,6 +65,7 @@ def find_inputs(
     check_modules(spec, model.facts)
     if needs_host:
         check_host(spec, hardware, model.facts.parameters)
+    adapter = Task(lambda: find_adapter(spec, model, commits)).result(stop)
     template = spec.chat_template
     chosen = Task(lambda: find_chat_template(template)).result(stop) if template else None
     train = Task(lambda: tuple(find_dataset(uri, commits) for uri in spec.dataset_uri)).result(stop)
@@ -69,4 +73,4 @@ def find_inputs(
     held_out = Task(lambda: find_dataset(eval_uri, commits)).result(stop) if eval_uri else None
     judge = spec.reward_model
     reward = Task(lambda: find_reward_model(judge, cache, commits)).result(stop) if judge else None
-    return Inputs(hardware, model, chosen, train, held_out, reward)
+    return Inputs(hardware, model, chosen, train, held_out, adapter, reward)

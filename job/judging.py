@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from job.deadline import Deadline, publishing_s
+from job.events import EventTail
 from job.launch import launch_env
 from job.own_rundir import is_unjudged
 from job.processes import Child
@@ -31,10 +32,21 @@ def kept(run: Run) -> Made | None:
     with contextlib.suppress(FileNotFoundError, ValidationError):  # another version's
         made = _MADE.validate_json(run.dir.made.read_bytes())
         task = read_record(run.dir.evaluate_task, EvaluateTask)
-        if _is_here(task.train.model_path) and _is_here(task.adapter) and run.dir.proof_logits.exists():
+        folders = [task.train.model_path, task.train.data_path, task.adapter]
+        folders += [task.train.start.path] if task.train.start else []
+        if all(map(_is_here, folders)) and run.dir.proof_logits.exists():
             return replace(made, spec=run.spec)
     run.dir.made.unlink()
     return None
+
+
+def ask_of(run: Run, rows: Path | None) -> None:
+    """Have what was kept judged by the present settings, with the held-out rows among *rows*, if there are any."""
+    write_json(run.dir.spec, run.spec)
+    if rows:
+        task = read_record(run.dir.evaluate_task, EvaluateTask)
+        train = task.train.model_copy(update={"data_path": rows.absolute()})
+        write_json(run.dir.evaluate_task, task.model_copy(update={"train": train}))
 
 
 def _is_here(folder: Path) -> bool:
@@ -55,8 +67,14 @@ def judge(run: Run, made: Made, deadline: Deadline | None) -> Judgement:
     try:
         run.stop.check()
         env = launch_env(made.plan, run.shop.env, run.dir)
+        events = EventTail(run.dir.log)
         child = Child("job.evaluate", [run.dir.root], run.dir.evaluate_error, run.dir.evaluate_log, env)
-        child.wait(run.stop)
+        child.wait(run.stop, lambda: _tell(run, events))
     finally:
         run.stop.lift_limit()
     return read_record(run.dir.judgement, Judgement)
+
+
+def _tell(run: Run, events: EventTail) -> None:
+    for event in events.new():
+        run.hear(event)

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from job.chat_template import BUILT_IN
 from job.optimizers import OPTIMIZERS
+from job.scores import pattern_fault
 from job.upstream import OWNED_TRAINER_ARGS, VARIABLE_FOR_TRAINER_ARG
 from job.uri import HubUri, parse_uri
 
@@ -111,6 +112,12 @@ def _init_lora_weights(text: str) -> str:
     return text
 
 
+def _pattern(text: str) -> str:
+    if fault := pattern_fault(text):
+        raise ValueError(f"not a regular expression: {fault}")
+    return text
+
+
 ModelUri = Annotated[str, AfterValidator(_model_uri)]
 DatasetUri = Annotated[str, AfterValidator(_dataset_uri)]
 LossTypes = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
@@ -118,6 +125,7 @@ DatasetUris = Annotated[tuple[str, ...], BeforeValidator(_one_or_more), AfterVal
 OutputUris = Annotated[tuple[str, ...], AfterValidator(_output_uris)]
 ChatTemplate = Annotated[str, AfterValidator(_chat_template)]
 JsonObject = dict[str, Any]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 Optim = Annotated[str, AfterValidator(_optim)]
 InitLoraWeights = Annotated[str, BeforeValidator(_as_written), AfterValidator(_init_lora_weights)]
 PeftArgs = dict[str, Any]  # which fields there are depends on the adapter (job/peft_args.py)

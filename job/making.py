@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from job.answers import refuse_unusable
 from job.attempts import Attempt
 from job.continuation import plan_to_continue
 from job.deadline import Deadline
@@ -13,7 +14,7 @@ from job.errors import AdapterRejected, DeadlineReached, Interrupted, JobError
 from job.forecast import forecast
 from job.gpu_links import prove_links
 from job.inspection import Inputs
-from job.judging import judge, keep, kept
+from job.judging import ask_of, judge, keep, kept
 from job.outcome import upload_error
 from job.output import PARTIAL, REJECTED, Output
 from job.pins import decide, refuse_changes
@@ -21,12 +22,23 @@ from job.preparation import dataset_facts, make_task, prepare, prepare_sample
 from job.probing import gather
 from job.processes import Task
 from job.publish import publish_apart
-from job.records import Decided, Facts, Judgement, Plan, Prepared, PrepareTask, TrainTask
+from job.records import (
+    HELD_OUT,
+    Decided,
+    Facts,
+    HeldOut,
+    Judgement,
+    Plan,
+    Prepared,
+    PrepareTask,
+    StartingAdapter,
+    TrainTask,
+)
 from job.report.made import AllAttempts, Made
 from job.report.write import reported_curve, write_reports
 from job.resume import bring_back, forget_all, same_work
 from job.run import Run
-from job.rundir import write_json
+from job.rundir import read_record, write_json
 from job.tracking import tracked
 
 
@@ -44,6 +56,7 @@ def make_result(
     made = kept(run)
     if made:
         run.console.say("training has finished before; the adapter is yet to be judged")
+        _ask_anew(run, inputs, made)
     else:
         made = _train(run, inputs, output, attempt, found, deadline)
     try:
@@ -54,9 +67,19 @@ def make_result(
     made = _up_to_now(run, inputs, attempt, made, judgement)
     if judgement.gate:
         run.console.gate(judgement.gate)
+    run.console.scores(made.scores)
     if judgement.objection:
         raise _rejected(run, made, judgement, output, attempt)
     write_reports(made, output.place(), run.dir, run.dir.metrics)
+
+
+def _ask_anew(run: Run, inputs: Inputs, made: Made) -> None:
+    """Hold out what the present settings ask for, which may be more than when *made* was trained."""
+    rows = None
+    if run.spec.eval_generate:
+        task = run.wait(lambda: make_task(run.spec, inputs, run.shop, made.prepared.template_time))
+        rows, _ = _prepared(run, task, made.plan)
+    ask_of(run, rows)
 
 
 def _train(
@@ -76,18 +99,20 @@ def _train(
         if not inputs.model.source.is_local:
             run.console.weights(inputs.model.facts)
         weights = Task(lambda: inputs.model.localize(run.shop.cache / "models", weights=True))
+        starting = Task(lambda: _starting(run, inputs))
         reward = Task(lambda: inputs.reward.localize(run.shop.cache) if inputs.reward else None)
         checkpoint = Task(lambda: bring_back(run, output, found, plan, before))
         rows, prepared = _prepare(run, task, plan)
         plan = _foresee(run, plan, prepared)
-        durable = checkpoint.result(run.stop)
-        _settle(run, output, attempt, before, run.wait(lambda: decide(plan, inputs, rows, prepared)), durable)
+        durable, start = checkpoint.result(run.stop), starting.result(run.stop)
+        _settle(run, output, attempt, before, run.wait(lambda: decide(plan, inputs, rows, prepared, start)), durable)
         train_task = _train_task(inputs, weights.result(run.stop), rows, prepared)
-        train_task = train_task.model_copy(update={"reward_model": reward.result(run.stop)})
+        train_task = train_task.model_copy(update={"start": start, "reward_model": reward.result(run.stop)})
     with run.timed("train"), tracked(run):
         plan, result, error = train_durably(run, plan, train_task, output, attempt, durable, deadline)
     revisions = tuple(source.revision for source in inputs.train)
     made = Made(run.spec, revisions, facts, plan, prepared, result, run.phases_s, _attempts(run, inputs, attempt))
+    made = replace(made, rows=prepared.first_rows, samples=result.samples)
     if error:
         raise _ended_early(run, made, error, output, attempt)
     keep(run, made, train_task)
@@ -106,10 +131,22 @@ def _plan(run: Run, facts: Facts, before: Decided | None, found: list[Durable]) 
 
 
 def _prepare(run: Run, task: PrepareTask, plan: Plan) -> tuple[Path, Prepared]:
-    rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), run.shop)
-    # Without the text of the template, which the tokenizer holds.
-    run.log.write("prepared", **prepared.model_dump(mode="json", exclude={"chat_template": {"source"}}))
+    rows, prepared = _prepared(run, task, plan)
+    # Without texts: the template's the tokenizer holds, the rows' are nobody's business.
+    run.log.write(
+        "prepared", **prepared.model_dump(mode="json", exclude={"chat_template": {"source"}, "first_rows": True})
+    )
     run.console.rows(prepared)
+    return rows, prepared
+
+
+def _prepared(run: Run, task: PrepareTask, plan: Plan) -> tuple[Path, Prepared]:
+    """Raises:
+    BadData: rows that cannot be used, or none that a scorer could judge.
+    """
+    rows, prepared = prepare(task.model_copy(update={"packing": plan.packing}), run.shop)
+    if run.spec.eval_generate:
+        refuse_unusable(run.spec, read_record(rows / HELD_OUT, HeldOut))
     return rows, prepared
 
 
@@ -142,6 +179,11 @@ def _foresee(run: Run, plan: Plan, prepared: Prepared) -> Plan:
     return plan.model_copy(update={"forecast": renewed})
 
 
+def _starting(run: Run, inputs: Inputs) -> StartingAdapter | None:
+    how = run.spec.adapter_start
+    return inputs.adapter.localize(run.shop.cache / "adapters", how) if inputs.adapter and how else None
+
+
 def _train_task(inputs: Inputs, folder: Path, rows: Path, prepared: Prepared) -> TrainTask:
     return TrainTask(
         model_path=folder.absolute(),
@@ -167,8 +209,14 @@ def _up_to_now(run: Run, inputs: Inputs, attempt: Attempt, made: Made, judgement
     """*made* with *judgement* and the time that has gone meanwhile."""
     proof = made.result.adapter.model_copy(update={"gate": judgement.gate}) if made.result.adapter else None
     result = made.result.model_copy(update={"adapter": proof})
-    phases_s = made.phases_s | run.phases_s
-    return replace(made, result=result, phases_s=phases_s, attempts=_attempts(run, inputs, attempt))
+    return replace(
+        made,
+        result=result,
+        phases_s=made.phases_s | run.phases_s,
+        attempts=_attempts(run, inputs, attempt),
+        scores=judgement.scores,
+        answers=judgement.answers,
+    )
 
 
 def _rejected(run: Run, made: Made, judgement: Judgement, output: Output, attempt: Attempt) -> JobError:

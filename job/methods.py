@@ -42,6 +42,17 @@ class Method:
         return {"learning_rate": self.learning_rate * SHARES.get(adapter, 1.0), **settings}
 
     @property
+    def start(self) -> str:
+        """What becomes of an adapter that training starts from. A reference is the model without its adapter, which
+        must then be what the earlier run made of the base."""
+        return "continue" if "beta" not in self.settings and not self.compares else "merge"
+
+    @property
+    def compares(self) -> bool:
+        """Whether it learns from answers that are better or worse."""
+        return "preference" in self.formats
+
+    @property
     def draws(self) -> bool:
         """Whether the model learns from answers that it draws itself."""
         return "num_generations" in self.settings

@@ -62,13 +62,16 @@ class Output:
                 raise OutputTaken(f"JOB_OUTPUT_URI={self.text}: {path} is not as {MANIFEST} says.", _ELSEWHERE)
         return manifest
 
-    def rejected(self, fingerprint: str) -> str | None:
-        """Why this run's adapter was rejected and set apart; None: it was not."""
+    def rejected(self, spec: JobSpec) -> str | None:
+        """Why this run's adapter was rejected and set apart; None: it was not, or not by what now judges it."""
         try:
             manifest = _manifest(self.result.read(f"{REJECTED}/{MANIFEST}"))
         except NotFound:
             return None
-        return str(manifest.get("cause", "")) if manifest and manifest["fingerprint"] == fingerprint else None
+        told = {"fingerprint": spec.fingerprint, "judged_by": spec.judged_by}
+        if not manifest or any(manifest.get(name) != value for name, value in told.items()):
+            return None
+        return str(manifest.get("cause", ""))
 
     def look(self, spec: JobSpec) -> dict[str, Any] | None:
         """As `manifest`, for a place that nobody claims before it is written to.

@@ -65,7 +65,7 @@ def problems_of(adapter: str, args: Mapping[str, Any]) -> Iterator[str]:
 def _suggestion(name: str, fields: Mapping[str, str]) -> str:
     free = [field for field in fields if field not in _OWNED and field not in _REFUSED]
     close = difflib.get_close_matches(name, free, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(free)}"
+    return f"; {close[0]!r} may be meant" if close else f"; it has {', '.join(free)}"
 
 
 def _is(plain: str, value: Any) -> bool:

@@ -5,18 +5,19 @@ from pathlib import Path
 
 from job.errors import OutputTaken
 from job.inspection import Inputs
-from job.records import Decided, Plan, Prepared
+from job.records import Decided, Plan, Prepared, StartingAdapter
 from job.spec import JobSpec
 from job.storage.transfer import sha256_of
 
 
-def decide(plan: Plan, inputs: Inputs, rows: Path, prepared: Prepared) -> Decided:
+def decide(plan: Plan, inputs: Inputs, rows: Path, prepared: Prepared, start: StartingAdapter | None = None) -> Decided:
     """What an attempt under *plan*, with the prepared *rows*, settles for later ones."""
     return Decided(
         quantization=plan.quantization,
         packing=plan.packing,
         model=inputs.model.pin,
         rows=_pin(rows),
+        adapter=start.identity if start else None,
         revisions=inputs.revisions,
         template_time=prepared.template_time,
     )
@@ -32,6 +33,11 @@ def refuse_changes(spec: JobSpec, before: Decided, now: Decided, step: int) -> N
     work = f"the checkpoint of step {step} in JOB_OUTPUT_URI={spec.output_uri[0]} was trained on"
     if before.model not in (None, now.model):
         raise OutputTaken(f"JOB_MODEL={spec.model} has changed: it is not what {work}.", _RESTORE)
+    if before.adapter not in (None, now.adapter):
+        raise OutputTaken(
+            f"JOB_ADAPTER_URI={spec.adapter_uri} has changed: it is not what the checkpoint of step {step} began from.",
+            _RESTORE,
+        )
     if before.rows not in (None, now.rows):
         raise OutputTaken(f"{_sources(spec)} has changed: it does not give the rows that {work}.", _RESTORE)
 

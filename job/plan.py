@@ -186,6 +186,7 @@ def _batch(case: Case, per_device: int, reasons: dict[str, str]) -> dict[str, An
         "global_batch_size": batch.rows,
         "num_generations": case.spec.num_generations or 1,
         "least_per_device": METHODS[case.spec.method].least,
+        "whole_steps": METHODS[case.spec.method].compares,
         "packing": batch.packing,
         "max_length": batch.max_length,
     }

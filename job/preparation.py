@@ -67,6 +67,8 @@ def make_task(spec: JobSpec, inputs: Inputs, shop: Workshop, template_time: date
         eval_fraction=spec.eval_fraction,
         seed=spec.seed,
         packing=False,
+        held_out_prompts=max(spec.eval_generate, spec.eval_samples),
+        answer_tokens=spec.eval_max_new_tokens if spec.eval_generate or spec.eval_samples else 0,
         prompts=prompt_settings(spec),
         template_time=template_time,
         processes=min(inputs.hardware.cpus, MAX_PROCESSES),
@@ -94,6 +96,7 @@ def prepare_sample(task: PrepareTask, shop: Workshop) -> DatasetFacts:
     )
     update = {
         "row_limit": SAMPLE_ROWS, "eval_fraction": 0.0, "eval_files": (), "train_files": files, "gate": gate,
+        "held_out_prompts": 0,
     }  # fmt: skip
     return dataset_facts(prepare(task.model_copy(update=update), shop)[1], sampled=True)
 

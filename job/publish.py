@@ -42,9 +42,8 @@ def publish_apart(primary: Output, folder: str, run_dir: RunDir, spec: JobSpec, 
     """
     result = _result(run_dir, run_dir.partial_metrics, spec, attempt)
     files = dict(result.adapter) | dict(result.reports)
-    primary.result.replace(
-        folder, files, make_manifest(files, dict(result.facts) | ({"cause": cause} if cause else {}))
-    )
+    why = {"cause": cause, "judged_by": spec.judged_by} if cause else {}
+    primary.result.replace(folder, files, make_manifest(files, dict(result.facts) | why))
 
 
 def remove_apart(store: Store, folder: str) -> None:

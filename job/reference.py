@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 import job.errors
 from job.environment import variable
 from job.errors import ERROR_CLASSES
-from job.records import AddedTokens, CurveFinding, Findings, Record
+from job.records import AddedTokens, CurveFinding, Findings, Record, Score
 from job.report.dataset import DatasetReport, SplitReport
 from job.report.metrics import BaseModelMetrics, DataMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.settings import SECTIONS
@@ -109,6 +109,7 @@ _METRICS_TABLES: dict[str, type[Record]] = {
     "data": DataMetrics,
     "train": TrainMetrics,
     "eval": EvalMetrics,
+    "scores": Score,
     "curve": CurveFinding,
 }
 _DATASET_TABLES: dict[str, type[Record]] = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from job.checkpoints import ON_TOP
 from job.errors import BadSpec, JobError
 from job.inputs import ModelSource, Source, find_model
 from job.records import RewardModel
@@ -64,6 +65,11 @@ def find_reward_model(text: str, cache: Path | None = None, commits: Mapping[str
         raise BadSpec(
             f"JOB_REWARD_MODEL={text} is an adapter for {config.get('task_type')}, which scores no answers.",
             "Give the adapter of a job with JOB_METHOD=reward.",
+        )
+    if place + ON_TOP in names:
+        raise BadSpec(
+            f"JOB_REWARD_MODEL={text} stands on a base with another adapter merged into it, which is not done here.",
+            "Train it without JOB_ADAPTER_URI, or merge that adapter yourself and name the result in its JOB_MODEL.",
         )
     base = _model(text, _base_of(config), cache, commits)
     files = tuple(file for file in snapshot.files if _belongs(file, place))

@@ -1,10 +1,11 @@
 """What a job rewards: the settings as weights by name, and what the scores are told."""
 
 from collections.abc import Iterator
+from typing import get_args
 
-from job.scores import SCORES, ScoreOptions
+from job.scores import ScoreOptions
 from job.settings import Settings
-from job.settings.online import REWARD_MODEL, OnlineSettings
+from job.settings.online import REWARD_MODEL, OnlineSettings, RewardName
 
 # The setting that only one reward needs or uses.
 _OF_REWARD = {"regex": "reward_pattern", "numeric_answer": "reward_marker"}
@@ -48,8 +49,9 @@ def of_rewards(spec: Settings) -> Iterator[str]:
 
 def _of_names(spec: Settings) -> Iterator[str]:
     if not rewarded(spec):
+        named = [name for name in get_args(RewardName) if name != REWARD_MODEL]
         yield (
-            f"JOB_METHOD={spec.method} has nothing to reward; set JOB_REWARDS to one or more of {', '.join(SCORES)}, "
+            f"JOB_METHOD={spec.method} has nothing to reward; set JOB_REWARDS to one or more of {', '.join(named)}, "
             "such as JOB_REWARDS=numeric_answer, or JOB_REWARD_MODEL"
         )
     elif not any(rewarded(spec).values()):

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, model_validator
 
+from job.answers import JUDGING
 from job.contradictions import contradictions
 from job.methods import METHODS
 from job.settings import Settings
@@ -23,8 +24,11 @@ class JobSpec(Settings):
         method = METHODS.get(str(given.get("method", "sft"))) if isinstance(given, dict) else None
         if method is None:
             return given
-        return method.defaults(str(given.get("adapter", "lora"))) | {
-            name: value for name, value in given.items() if value is not None
+        start = {"adapter_start": method.start} if given.get("adapter_uri") else {}
+        return {
+            **method.defaults(str(given.get("adapter", "lora"))),
+            **start,
+            **{name: value for name, value in given.items() if value is not None},
         }
 
     @model_validator(mode="after")
@@ -53,6 +57,12 @@ class JobSpec(Settings):
         """The settings that change the result."""
         fields = {name for name, info in type(self).model_fields.items() if info.json_schema_extra["changes_result"]}  # type: ignore[index]
         return self.model_dump(mode="json", include=fields)
+
+    @property
+    def judged_by(self) -> str:
+        """SHA-256 over the settings by which a trained adapter is found good enough or not."""
+        judging = self.model_dump(mode="json", include=set(JUDGING))
+        return hashlib.sha256(json.dumps(judging, sort_keys=True).encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:

@@ -108,12 +108,12 @@ class Supervisor:
         """Raises:
         AdapterRejected: the same job has been judged before, and would come to the same end.
         """
-        cause = self._run.wait(lambda: output.rejected(self._run.spec.fingerprint))
+        cause = self._run.wait(lambda: output.rejected(self._run.spec))
         if cause is not None:
             place = f"{output.text.rstrip('/')}/{REJECTED}"
             raise AdapterRejected(
                 f"The same job has been rejected before: {cause} Its adapter is in {place}.",
-                f"Change its settings, or remove {place} to have it tried again.",
+                f"Change what judges it, such as JOB_MIN_SCORE, or how it is trained, or remove {place}.",
                 published=True,
             )
 

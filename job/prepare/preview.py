@@ -1,20 +1,16 @@
 """The first rows as the model sees them."""
 
-from itertools import groupby, islice
-
-import numpy as np
+from itertools import islice
 
 from job.errors import BadData
-from job.prepare.encode import IGNORED, Tokens
-from job.prepare.formats import Chat, Example, Judged, Pair, answers
+from job.prepare.beside import read_example, show
+from job.prepare.formats import Chat, answers
 from job.prepare.mix import in_turns, recognise_sources
-from job.prepare.preferences import to_example
 from job.prepare.progress import Meter
-from job.prepare.prompts import to_prompt
 from job.prepare.read import to_row
 from job.prepare.story import make_reading
-from job.prepare.tokenize import PromptTokens, RowTokenizer
-from job.records import PrepareTask, Preview, PreviewPiece, PreviewRow
+from job.prepare.tokenize import RowTokenizer
+from job.records import PrepareTask, Preview
 
 
 def preview(task: PrepareTask) -> Preview:
@@ -31,38 +27,12 @@ def preview(task: PrepareTask) -> Preview:
         row = to_row(record)
         if isinstance(row, BadData):
             raise row
-        example = (
-            to_prompt(row, source.format, reading).example if task.prompts else to_example(row, source.format, reading)
-        )
+        example = read_example(row, source.format, task, reading)
         conversations |= isinstance(answers(example)[0], Chat)
-        encode = tokenizer.prompts if task.prompts else tokenizer
-        for kind, tokens in zip(_kinds(example), encode([(row.where, a) for a in answers(example)]), strict=True):
-            if isinstance(tokens, BadData):
-                raise tokens
-            if isinstance(tokens, PromptTokens):
-                tokens = Tokens(tokens.input_ids, np.full_like(tokens.input_ids, IGNORED))
-            rows.append(_row(row.where + kind, tokens, task.max_length, tokenizer))
+        rows += show(row.where, example, task, tokenizer)
     return Preview(
         format=sources[0].format,
         format_reason=sources[0].reason,
         chat_template=tokenizer.chat_template if task.chat_template or conversations else None,
         rows=tuple(rows),
-    )
-
-
-def _kinds(example: Example) -> tuple[str, ...]:
-    """What to call each answer of *example*, after where it stands."""
-    if isinstance(example, Pair):
-        return ", chosen", ", rejected"
-    return (", good" if example.is_good else ", bad",) if isinstance(example, Judged) else ("",)
-
-
-def _row(where: str, tokens: Tokens, max_length: int, tokenizer: RowTokenizer) -> PreviewRow:
-    ids, labels = tokens.input_ids[:max_length].tolist(), tokens.labels[:max_length].tolist()
-    pieces = []
-    for trained, pairs in groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORED):
-        text = tokenizer.decode([token for token, _ in pairs])
-        pieces.append(PreviewPiece(text=text, trained=trained))
-    return PreviewRow(
-        where=where, tokens=len(ids), trained_tokens=sum(label != IGNORED for label in labels), pieces=tuple(pieces)
     )

@@ -39,7 +39,15 @@ def to_prompt(row: Row, format_: Format, reading: Reading) -> Prompt:
     """
     if format_ == "prompt-only":
         return Prompt(read_prompt(row, reading), None)
-    example = to_answer(row, format_, reading)
+    return prompt_of(row.where, to_answer(row, format_, reading))
+
+
+def prompt_of(where: str, example: Answer) -> Prompt:
+    """What *example*, which stands at *where*, is an answer to, and that answer.
+
+    Raises:
+        BadData: it has no prompt.
+    """
     if isinstance(example, Text):
         given = example.prompt or ""
         return Prompt(Text(given, given), example.text.removeprefix(given))
@@ -47,7 +55,7 @@ def to_prompt(row: Row, format_: Format, reading: Reading) -> Prompt:
     if example.prompt_turns is None and example.messages[-1]["role"] == "assistant":
         turns -= 1
     if not turns:
-        raise BadData(f"{row.where}: the conversation is one answer without a prompt.")
+        raise BadData(f"{where}: the conversation is one answer without a prompt.")
     answers = [message.get("content") for message in example.messages[turns:]]
     return Prompt(replace(example, messages=example.messages[:turns]), answers[-1] if answers else None)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from job.errors import BadData
 from job.events import EventLog
 from job.prepare.batch import Batch, Candidate, RowWorker
+from job.prepare.beside import first_rows, held_out
 from job.prepare.crew import Crew
 from job.prepare.formats import Reading
 from job.prepare.gate import Gate, longer
@@ -22,7 +23,8 @@ from job.prepare.prompts import COLUMNS, PromptWorker
 from job.prepare.read import Record, Row
 from job.prepare.tokenize import RowTokenizer
 from job.prepare.write import SplitWriter
-from job.records import PROGRESS, Prepared, PrepareTask, SplitStats
+from job.records import HELD_OUT, PROGRESS, Prepared, PrepareTask, SplitStats
+from job.rundir import write_json
 
 # Records handed over at once: enough that handing over costs nothing, few enough that all processes end together.
 CHUNK = 64
@@ -42,31 +44,39 @@ def write_rows(task: PrepareTask, out: Path, tokenizer: RowTokenizer) -> Prepare
     """`prepare` with the tokenizer loaded."""
     reading, gate = make_reading(task, tokenizer), Gate(task.gate)
     sources = recognise_sources(task, reading)
-    meter = Meter((*task.train_files, *task.eval_files))
+    meter = _meter(task)
     progress = Progress(EventLog(out / PROGRESS), meter, task.row_limit)
     with contextlib.ExitStack() as stack:
         crew = stack.enter_context(Crew[list[Candidate], Batch](_worker(task, reading, tokenizer), task.processes))
         texts = COLUMNS if task.prompts else ()
-        train, held_out = (
+        train, eval_split = (
             stack.enter_context(SplitWriter(out / f"{name}.arrow", task.max_length, task.packing, task.method, texts))
             for name in ("train", "eval")
         )
         for batch in crew.map(_chunks(_candidates(task, sources, meter))):
             gate.add(batch)
             train.add(batch.train)
-            held_out.add(batch.eval)
+            eval_split.add(batch.eval)
             progress.add(batch.rows)
-    _judge(task, gate, sources, tokenizer, (train.stats, held_out.stats))
+    _judge(task, gate, sources, tokenizer, (train.stats, eval_split.stats))
+    if task.held_out_prompts:
+        of_eval = _to_evaluate_on if task.eval_files else _of_sources
+        write_json(out / HELD_OUT, held_out(of_eval(task, sources, _meter(task)), task, reading, tokenizer))
     return Prepared(
         format=", ".join(dict.fromkeys(source.format for source in sources)),
         format_reason="; ".join(dict.fromkeys(source.reason for source in sources)),
         read_share=meter.stopped_at,
         train=train.stats,
-        eval=held_out.stats if _evaluates(task) else None,
+        eval=eval_split.stats if _evaluates(task) else None,
         findings=gate.findings(),
         chat_template=tokenizer.chat_template if task.chat_template or gate.conversations else None,
         template_time=tokenizer.template_time if gate.conversations else None,
+        first_rows=first_rows(_of_sources(task, sources, _meter(task)), task, reading, tokenizer),
     )
+
+
+def _meter(task: PrepareTask) -> Meter:
+    return Meter((*task.train_files, *task.eval_files))
 
 
 def make_reading(task: PrepareTask, tokenizer: RowTokenizer) -> Reading:
@@ -85,10 +95,17 @@ def _evaluates(task: PrepareTask) -> bool:
 
 def _candidates(task: PrepareTask, sources: Sequence[Source], meter: Meter) -> Iterator[Candidate]:
     """The records of all sources, then those to evaluate on, which have the first source's format."""
-    rows = in_turns(sources, meter)
-    for source, record in islice(rows, task.row_limit):
-        yield Candidate(record, source.format, source.weight, held_out=False)
+    yield from _of_sources(task, sources, meter)
     meter.stop()  # before the readers are closed, which makes them count as done
+    yield from _to_evaluate_on(task, sources, meter)
+
+
+def _of_sources(task: PrepareTask, sources: Sequence[Source], meter: Meter) -> Iterator[Candidate]:
+    for source, record in islice(in_turns(sources, meter), task.row_limit):
+        yield Candidate(record, source.format, source.weight, held_out=False)
+
+
+def _to_evaluate_on(task: PrepareTask, sources: Sequence[Source], meter: Meter) -> Iterator[Candidate]:
     held_out = [replace(sources[0], files=task.eval_files)]
     for source, record in islice(in_turns(held_out, meter), task.row_limit):
         yield Candidate(record, source.format, weight=1.0, held_out=True)

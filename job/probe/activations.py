@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lycoris_utils import LycorisLayer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
@@ -66,6 +67,7 @@ def measure(config: PreTrainedConfig, task: DryRunTask, tensors: AbstractContext
         deep = depths(layers, config)
         del layers[deep.more :]
         model = get_peft_model(base, _adapter(task, base), autocast_adapter_dtype=False).train()
+        _leave_nothing_to_chance(model)
     more, more_adapters = _all_parts(model, task, tensors), _adapter_parameters(model)
     del layers[deep.few :]
     few, few_adapters = _all_parts(model, task, tensors), _adapter_parameters(model)
@@ -98,6 +100,13 @@ def _adapter(task: DryRunTask, model: PreTrainedModel) -> PeftConfig:
     # Nothing that begins with the base's weights can be worked out without them, and it has LoRA's shapes.
     fields = task.fields | ({"init_lora_weights": True} if "init_lora_weights" in task.fields else {})
     return peft_config(task.adapter, fields, model)
+
+
+def _leave_nothing_to_chance(model: PeftModel) -> None:
+    """LoHa and LoKr look in training whether a module is to be dropped, and fake tensors have no values to look at."""
+    for module in model.modules():
+        if isinstance(module, LycorisLayer):
+            module.training = False
 
 
 def _all_parts(model: PeftModel, task: DryRunTask, tensors: AbstractContextManager[Any]) -> dict[Precision, Parts]:

@@ -6,7 +6,7 @@
 """
 
 from job.records.base import Allowance, Format, Precision, Quantization, Record, Strategy
-from job.records.evaluate import Answer, CurveFinding, EvaluateTask, Judgement, Pattern, SampleAnswer, Score
+from job.records.evaluate import Answer, CurveFinding, EvaluateTask, Judgement, Pattern, Score
 from job.records.facts import (
     DatasetFacts,
     Facts,
@@ -19,11 +19,14 @@ from job.records.live import Claim, Exit, Layout, Progress, Pulse, Pushed, StopN
 from job.records.outcome import Outcome
 from job.records.plan import Alternative, Decided, Forecast, MemoryEstimate, MemoryItem, Plan
 from job.records.prepare import (
+    HELD_OUT,
     PROGRESS,
     ChatTemplateChoice,
     DataFile,
     Findings,
     GateSettings,
+    HeldOut,
+    HeldOutRow,
     Prepared,
     PrepareTask,
     Preview,
@@ -39,12 +42,15 @@ from job.records.train import (
     GateFigures,
     LogEntry,
     RewardModel,
+    SampleAnswer,
+    StartingAdapter,
     TrainResult,
     TrainTask,
     WorkerError,
 )
 
 __all__ = [
+    "HELD_OUT",
     "PROGRESS",
     "Activations",
     "AdapterProof",
@@ -71,6 +77,8 @@ __all__ = [
     "GateSettings",
     "Gpu",
     "HardwareFacts",
+    "HeldOut",
+    "HeldOutRow",
     "Judgement",
     "Layout",
     "LogEntry",
@@ -97,6 +105,7 @@ __all__ = [
     "SampleAnswer",
     "Score",
     "SplitStats",
+    "StartingAdapter",
     "StopNotice",
     "Strategy",
     "TensorGroup",

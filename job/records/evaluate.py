@@ -20,14 +20,6 @@ class EvaluateTask(Record):
     adapter: Path  # the folder that is to be published
 
 
-class Judgement(Record):
-    """What ``job.evaluate`` found."""
-
-    objection: str | None = None  # why the adapter is rejected, with figures; None: it is not
-    fix: str = ""
-    gate: GateFigures | None = None  # None: it came not so far as to have them
-
-
 class CurveFinding(Record):
     """One thing that a curve of training shows."""
 
@@ -43,6 +35,7 @@ class Score(Record):
     """One scorer's mean over all rows that were generated for, from 0 to 1."""
 
     scorer: str = Field(description="As JOB_EVAL_SCORERS names it.")
+    rows: int = Field(default=0, description="Held-out rows with something to compare an answer with.")
     base: float = Field(description="Of the base model.")
     tuned: float = Field(description="Of the base model with the adapter.")
     f1: dict[str, float] | None = Field(
@@ -62,9 +55,11 @@ class Answer(Record):
     )
 
 
-class SampleAnswer(Record):
-    """An answer during training."""
+class Judgement(Record):
+    """What ``job.evaluate`` found."""
 
-    step: int = Field(description="The optimizer step after which it was generated.")
-    prompt: str = Field(description="As the model reads it, special tokens included.")
-    answer: str = Field(description="What the model answered.")
+    objection: str | None = None  # why the adapter is rejected, with figures; None: it is not
+    fix: str = ""
+    gate: GateFigures | None = None  # None: it came not so far as to have them
+    scores: tuple[Score, ...] = ()  # of answers to held-out rows, where they were asked for
+    answers: tuple[Answer, ...] = ()

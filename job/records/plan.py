@@ -38,6 +38,7 @@ class Decided(Record):
     packing: bool
     model: str | None = None  # what `ModelSource.pin` was; None, as for *rows*: not known, an earlier version settled
     rows: str | None = None  # SHA-256 over the prepared rows
+    adapter: str | None = None  # SHA-256 over the adapter that the run starts from; None: there is none
     revisions: dict[str, str] = Field(default={})  # URI on the Hub -> commit
     template_time: datetime | None = None  # what a chat template that asks for the date was told; None: it does not ask
 
@@ -77,6 +78,7 @@ class Plan(Record):
     gradient_accumulation_steps: int
     global_batch_size: int  # sequences (packs, when packing; answers, where they are drawn) per optimizer step
     num_generations: int = 1  # answers that are drawn to each row
+    whole_steps: bool = False  # rows that do not fill a last step are left out of an epoch
     least_per_device: int = 1  # rows without which the method does not work
     packing: bool
     gradient_checkpointing: bool
@@ -94,9 +96,9 @@ class Plan(Record):
     reasons: dict[str, str]
 
     def steps_per_epoch(self, sequences: float) -> int:
-        """Optimizer steps over *sequences* rows or packs. Where answers are drawn, rows that do not fill a last step
-        are left out of the epoch."""
-        if self.num_generations > 1:
+        """Optimizer steps over *sequences* rows or packs. Where answers are drawn or compared, rows that do not fill a
+        last step are left out of the epoch."""
+        if self.num_generations > 1 or self.whole_steps:
             return max(1, int(sequences * self.num_generations // self.global_batch_size))
         return max(1, math.ceil(sequences / self.global_batch_size))
 

@@ -27,6 +27,7 @@ class GateSettings(Record):
     allow: tuple[Allowance, ...]
 
 
+HELD_OUT = "held_out.json"
 # The events of a preparation that takes long, in its folder.
 PROGRESS = "progress.jsonl"
 
@@ -74,9 +75,27 @@ class PrepareTask(Record):
     seed: int
     packing: bool
     prompts: PromptSettings | None = None  # None: the rows hold what is to be learned
+    held_out_prompts: int = 0  # rows to evaluate on whose prompts are kept, to be answered
+    answer_tokens: int = 0  # room for each of those answers
     row_limit: int | None = None  # None: every row
     template_time: datetime | None = None  # what a chat template is told that asks for the date; None: the present
     processes: int = 1  # that share the work
+
+
+class PreviewPiece(Record):
+    """A stretch of a row: its text with special tokens visible, and whether it carries loss."""
+
+    text: str
+    trained: bool
+
+
+class PreviewRow(Record):
+    """One row as the model sees it."""
+
+    where: str
+    tokens: int
+    trained_tokens: int
+    pieces: tuple[PreviewPiece, ...]
 
 
 class SplitStats(Record):
@@ -116,22 +135,21 @@ class Prepared(Record):
     findings: Findings
     chat_template: ChatTemplateChoice | None = None  # what renders conversations; None: no row is one
     template_time: datetime | None = None  # what it was told of the time, local; None: it does not ask
+    first_rows: tuple[PreviewRow, ...] = ()  # that are trained on
 
 
-class PreviewPiece(Record):
-    """A stretch of a row: its text with special tokens visible, and whether it carries loss."""
+class HeldOutRow(Record):
+    """A row to evaluate on, as a question."""
 
-    text: str
-    trained: bool
+    prompt: str  # as the model reads it, special tokens included
+    input_ids: tuple[int, ...]
+    reference: str | None  # the row's own answer
 
 
-class PreviewRow(Record):
-    """One row as the model sees it."""
+class HeldOut(Record):
+    """``held_out.json``, beside the Arrow files: the first rows to evaluate on, in their order."""
 
-    where: str
-    tokens: int
-    trained_tokens: int
-    pieces: tuple[PreviewPiece, ...]
+    rows: tuple[HeldOutRow, ...]
 
 
 class Preview(Record):

@@ -9,6 +9,15 @@ from job.records.base import Record
 from job.records.prepare import ChatTemplateChoice
 
 
+class StartingAdapter(Record):
+    """An adapter of an earlier run, on this machine."""
+
+    path: Path
+    how: Literal["continue", "merge"]
+    location: str  # what loads it elsewhere: a repository id, or the folder's URI
+    identity: str  # SHA-256 over its files
+
+
 class RewardModel(Record):
     """The folders of a model that scores answers: a base with an adapter, or a model that does so by itself."""
 
@@ -25,6 +34,7 @@ class TrainTask(Record):
     base_model_revision: str | None
     has_eval: bool
     chat_template: ChatTemplateChoice | None = None  # None: the tokenizer stays as it is
+    start: StartingAdapter | None = None  # None: from the base alone
     reward_model: RewardModel | None = None  # None: no model scores answers
     resume_from: Path | None = None  # a complete checkpoint; None: from the first step
 
@@ -74,6 +84,14 @@ class AddedTokens(Record):
     )
 
 
+class SampleAnswer(Record):
+    """An answer during training."""
+
+    step: int = Field(description="The optimizer step after which it was generated.")
+    prompt: str = Field(description="As the model reads it, special tokens included.")
+    answer: str = Field(description="What the model answered.")
+
+
 class TrainResult(Record):
     """What rank 0 leaves behind: a finished training, or one that the stop file ended."""
 
@@ -94,8 +112,10 @@ class TrainResult(Record):
     eval_history: tuple[LogEntry, ...]
     adapter: AdapterProof | None  # None: stopped before it had learned anything
     added_tokens: AddedTokens = AddedTokens()
+    merged_adapter: str | None = None  # what was merged into the base first
     peak_gpu_memory_gib: float | None
     versions: dict[str, str]
+    samples: tuple[SampleAnswer, ...] = ()
 
 
 class WorkerError(Record):

@@ -17,6 +17,7 @@ from job.records import (
     Plan,
     Prepared,
     Record,
+    Score,
     TrainResult,
 )
 from job.report.curve import read_curve
@@ -33,6 +34,9 @@ class BaseModelMetrics(Record):
     revision: str | None = Field(description="Commit on the Hub; null elsewhere.")
     model_type: str = Field(description="transformers' name of the architecture.")
     parameters: int = Field(description="Parameters, from the safetensors headers.")
+    merged_adapter: str | None = Field(
+        default=None, description="The adapter that must be merged into it before this one is put on; null: none."
+    )
 
 
 class TokenizerMetrics(Record):
@@ -85,8 +89,9 @@ class EvalMetrics(Record):
 
     loss_before: float = Field(description="Loss of the base model, before the first step.")
     loss: float | None = Field(description="Loss of the adapter that this is; null where it stopped at no evaluation.")
-    perplexity: float | None = Field(description="exp(loss).")
+    perplexity: float | None = Field(description="exp(loss) of sft, whose loss is that of tokens; else null.")
     history: tuple[LogEntry, ...] = Field(description="eval_loss and companions at each evaluation.")
+    scores: tuple[Score, ...] = Field(default=(), description="Of answers to JOB_EVAL_GENERATE held-out rows.")
 
 
 class AttemptMetrics(Record):
@@ -141,11 +146,11 @@ def make_metrics(made: Made) -> Metrics:
         graft_version=__version__,
         method=spec.method,
         adapter=spec.adapter,
-        base_model=_base_model(spec, made.facts.model),
+        base_model=_base_model(spec, made.facts.model, result),
         tokenizer=_tokenizer(made.prepared, result),
         data=_data(spec, made.prepared, made.dataset_revisions),
         train=_train(result),
-        eval=_eval(result),
+        eval=_eval(made),
         curve=read_curve(spec.method, result.history, result.eval_history),
         proof=result.adapter,
         plan=made.plan,
@@ -157,9 +162,13 @@ def make_metrics(made: Made) -> Metrics:
     )
 
 
-def _base_model(spec: JobSpec, model: ModelFacts) -> BaseModelMetrics:
+def _base_model(spec: JobSpec, model: ModelFacts, result: TrainResult) -> BaseModelMetrics:
     return BaseModelMetrics(
-        uri=spec.model, revision=model.revision, model_type=model.model_type, parameters=model.parameters
+        uri=spec.model,
+        revision=model.revision,
+        model_type=model.model_type,
+        parameters=model.parameters,
+        merged_adapter=result.merged_adapter,
     )
 
 
@@ -217,7 +226,8 @@ def _train(result: TrainResult) -> TrainMetrics:
     )
 
 
-def _eval(result: TrainResult) -> EvalMetrics | None:
+def _eval(made: Made) -> EvalMetrics | None:
+    result = made.result
     if not result.eval_history:
         return None
     first, step = result.eval_history[0], result.published_step or result.steps
@@ -225,6 +235,7 @@ def _eval(result: TrainResult) -> EvalMetrics | None:
     return EvalMetrics(
         loss_before=first.values["eval_loss"],
         loss=loss,
-        perplexity=None if loss is None else math.exp(loss),
+        perplexity=math.exp(loss) if loss is not None and made.spec.method == "sft" else None,
         history=result.eval_history,
+        scores=made.scores,
     )

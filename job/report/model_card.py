@@ -4,44 +4,53 @@ import json
 
 import yaml
 
-from job.adapters import summary
-from job.report.metrics import Metrics, TokenizerMetrics, TrainMetrics
+from job.adapters import KINDS, summary
+from job.report.metrics import BaseModelMetrics, EvalMetrics, Metrics, TokenizerMetrics, TrainMetrics
 from job.settings import Settings
 
 _SNIPPET = """```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto")
+base = {auto}.from_pretrained({base}{revision}{outputs}, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained({adapter}{subfolder})
-{fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
+{merging}{fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
 ```"""
-_KIND = {"finished": "LoRA adapter", "partial": "Unfinished LoRA adapter", "rejected": "Rejected LoRA adapter"}
+_STARTS = {"continue": "trained on", "merge": "merged into the base before"}
 _RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
+_PADDING = "base.config.pad_token_id = tokenizer.pad_token_id  # a score is read before the padding\n"
 _END = "base.generation_config.eos_token_id = tokenizer.eos_token_id  # ends a turn; the base model's own does not\n"
+_STATES = {"finished": "", "partial": "Unfinished ", "rejected": "Rejected "}
 
 
 def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> str:
     """Markdown with the Hub's YAML header. *adapter_location* is a repository id, in which the adapter lies in
     *subfolder*, or the adapter's folder."""
     base = metrics.base_model
-    on_hub = base.revision is not None
+    on_hub, scores = base.revision is not None, metrics.method == "reward"
     base_id = base.uri.removeprefix("hf://").partition("@")[0] if on_hub else base.uri
-    snippet = _copies(base_id, adapter_location) + _SNIPPET.format(
+    snippet = _copies(base_id, adapter_location, base.merged_adapter or "") + _SNIPPET.format(
+        auto="AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM",
+        outputs=", num_labels=1" if scores else "",
         base=json.dumps(_loadable(base_id, "base")),
         revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
         adapter=json.dumps(_loadable(adapter_location, "adapter")),
         subfolder=f", subfolder={json.dumps(subfolder)}" if subfolder else "",
-        fitting=_fitting(metrics.tokenizer),
+        merging=_merging(metrics.base_model),
+        fitting=_PADDING if scores else _fitting(metrics.tokenizer),
     )
-    kind = _KIND[metrics.status]
-    header = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sft", "trl", "graft"]}
+    kind = f"{_STATES[metrics.status]}{KINDS[metrics.adapter].label} adapter"
+    header = {
+        "library_name": "peft",
+        "pipeline_tag": "text-classification" if scores else "text-generation",
+        "tags": [metrics.adapter, metrics.method, "trl", "graft"],
+    }
     if on_hub:
         header |= {"base_model": base_id, "base_model_relation": "adapter"}
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(metrics))
     return (
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {kind} for {base_id}\n\n{snippet}\n\n"
-        f"| | |\n|---|---|\n{rows}\n\nAll figures of the run are in `metrics.json`.\n"
+        f"| | |\n|---|---|\n{rows}\n\n{_scores(metrics.eval)}All figures of the run are in `metrics.json`.\n"
     )
 
 
@@ -56,8 +65,23 @@ def _fitting(tokenizer: TokenizerMetrics) -> str:
     return (_RESIZE.format(rows=rows) if rows else "") + (_END if tokenizer.eos_token else "")
 
 
-def _copies(base: str, adapter: str) -> str:
-    copies = [f"`{place}` to `./{name}`" for name, place in (("base", base), ("adapter", adapter)) if "s3://" in place]
+def _merging(base: BaseModelMetrics) -> str:
+    """What makes of the base the model that this adapter was trained on."""
+    if base.merged_adapter is None:
+        return ""
+    first = _loadable(base.merged_adapter, "first_adapter")
+    return f"base = PeftModel.from_pretrained(base, {json.dumps(first)}).merge_and_unload()  # it stands on both\n"
+
+
+def _start(spec: dict[str, object]) -> list[tuple[str, str]]:
+    if not spec.get("adapter_uri"):
+        return []
+    return [("starts from", f"{spec['adapter_uri']}, {_STARTS[str(spec['adapter_start'])]}")]
+
+
+def _copies(base: str, adapter: str, first: str) -> str:
+    places = (("base", base), ("adapter", adapter), ("first_adapter", first))
+    copies = [f"`{place}` to `./{name}`" for name, place in places if "s3://" in place]
     return f"Copy {' and '.join(copies)}, then:\n\n" if copies else ""
 
 
@@ -70,6 +94,11 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("data", f"{metrics.data.uri}: {metrics.data.rows:,} rows, {metrics.data.trained_tokens:,} trained tokens"),
         ("chat template", metrics.tokenizer.chat_template or "–"),
         ("adapter", summary(Settings.model_validate(spec))),
+        *(
+            [("starts from", f"{spec['adapter_uri']}, {_STARTS[str(spec['adapter_start'])]}")]
+            if spec["adapter_uri"]
+            else []
+        ),
         ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
         ("adapter gate", str(metrics.proof.gate or metrics.objection or "not judged")),
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
@@ -85,6 +114,16 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         after = "not measured" if metrics.eval.loss is None else f"{metrics.eval.loss:.4f}"
         facts.append(("evaluation loss", f"{metrics.eval.loss_before:.4f} before, {after} after"))
     return facts
+
+
+def _scores(evaluated: EvalMetrics | None) -> str:
+    """What the answers to held-out rows are worth, as a table."""
+    if evaluated is None or not evaluated.scores:
+        return ""
+    rows = "".join(
+        f"| {score.scorer} | {score.base:.3f} | {score.tuned:.3f} | {score.rows:,} |\n" for score in evaluated.scores
+    )
+    return f"| scores of answers | base | with the adapter | held-out rows |\n|---|---|---|---|\n{rows}\n"
 
 
 def _which_step(train: TrainMetrics) -> list[tuple[str, str]]:

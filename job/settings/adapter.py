@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from job.kinds import InitLoraWeights, PeftArgs
+from job.kinds import InitLoraWeights, ModelUri, PeftArgs
 from job.records import Quantization
 from job.settings.setting import setting
 
@@ -17,6 +17,18 @@ class AdapterSettings(BaseModel):
         doc="Adapter trained on the frozen base ([which to choose](adapters.md)). `qlora` is `lora` with "
         "`JOB_QUANTIZATION=nf4`.",
         why="megabytes to store, nearly the quality of full tuning",
+    )
+    adapter_uri: ModelUri | None = setting(
+        None,
+        doc="An adapter that training starts from: the output of an earlier run (`s3://`, `hf://` or a folder), or the "
+        "folder of an adapter. It is one of `JOB_MODEL`.",
+        why="a new adapter on the base",
+    )
+    adapter_start: Literal["continue", "merge"] | None = setting(
+        None,
+        doc="What becomes of it: `continue` trains it on, `merge` adds it to the base in memory, and a new adapter is "
+        "trained on top.",
+        why="`continue` for sft; `merge` for the others, whose reference or base is the model that it makes",
     )
     quantization: Literal["auto", Quantization] = setting(
         "auto",

@@ -2,11 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
-from job.kinds import ModelUri
+from job.kinds import ModelUri, Pattern
 from job.methods import told
-from job.scores import pattern_fault
 from job.settings.setting import setting
 
 # The scores of `job.scores` that need nothing but an answer and a reference, and the trained model.
@@ -15,14 +14,6 @@ RewardName = Literal[
 ]  # fmt: skip
 REWARD_MODEL = "reward_model"
 
-
-def _pattern(text: str) -> str:
-    if fault := pattern_fault(text):
-        raise ValueError(f"not a regular expression: {fault}")
-    return text
-
-
-Pattern = Annotated[str, AfterValidator(_pattern)]
 # A weight of 0 is no reward; one below punishes.
 RewardWeight = Annotated[float, Field(ge=-100, le=100)]
 

@@ -9,10 +9,10 @@ from trl import DPOConfig, DPOTrainer
 
 from job.records import Plan
 from job.spec import JobSpec
-from job.train.row_means import RowMeansTrainer
+from job.train.preferences import PreferenceTrainer
 
 
-class DpoTrainer(RowMeansTrainer, DPOTrainer):  # type: ignore[misc]
+class DpoTrainer(PreferenceTrainer, DPOTrainer):  # type: ignore[misc]
     """Makes the chosen answer likelier than the rejected one, as compared with the reference."""
 
 

@@ -53,7 +53,8 @@ class FitsMemory(TrainerCallback):  # type: ignore[misc]
             trained = [] if has_states else [p for p in model.parameters() if p.requires_grad]
             ballast = [torch.empty_like(parameter) for parameter in trained for _ in range(LATER)]
             model.train()
-            inputs = trainer._prepare_inputs(longest_batch(trainer))
+            drawn = trainer.trial_batch()
+            inputs = trainer._prepare_inputs(longest_batch(trainer)) if drawn is None else drawn
             with self._apart(model), trainer.compute_loss_context_manager():
                 trainer.accelerator.backward(trainer.trial_loss(inputs))
             del ballast

@@ -10,10 +10,10 @@ from trl import KTOConfig, KTOTrainer
 
 from job.records import Plan
 from job.spec import JobSpec
-from job.train.row_means import Example, RowMeansTrainer
+from job.train.preferences import PreferenceTrainer
 
 
-class KtoTrainer(RowMeansTrainer, KTOTrainer):  # type: ignore[misc]
+class KtoTrainer(PreferenceTrainer, KTOTrainer):  # type: ignore[misc]
     """Makes good answers likelier and bad ones less likely, as compared with the reference."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -25,16 +25,6 @@ class KtoTrainer(RowMeansTrainer, KTOTrainer):  # type: ignore[misc]
             collator: Any = vars(self)["data_collator"]
             self.data_collator = Paired(collator)
 
-    def is_filler(self, example: Example) -> bool:
-        return example["label"] is None
-
-    @staticmethod
-    def make_filler(row: Example) -> Example:
-        return row | {"label": None}
-
-    def as_row(self, example: Example) -> Example:
-        return example | {"label": bool(example["label"])}
-
 
 class Paired:
     """*collator*, which gets each prompt also with the answer of the row before, as upstream pairs them (trl 1.16,
@@ -43,7 +33,7 @@ class Paired:
     def __init__(self, collator: Any) -> None:
         self._collator = collator
 
-    def __call__(self, examples: list[Example]) -> dict[str, Any]:
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         before = [examples[-1], *examples[:-1]]
         batch: dict[str, Any] = self._collator(
             [row | {"KL_completion_ids": other["completion_ids"]} for row, other in zip(examples, before, strict=True)]

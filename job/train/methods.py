@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 from transformers import AutoTokenizer
 
 from job.adapters import peft_fields
@@ -11,7 +12,7 @@ from job.records import AddedTokens, Plan, TrainTask
 from job.rundir import RunDir
 from job.spec import JobSpec
 from job.train.adapters import peft_config
-from job.train.model import SCORE, load_base
+from job.train.model import load_base, merged
 from job.train.settings import shared_settings
 from job.train.sft import SftTrainer, sft_config
 from job.train.trainer import AdapterTrainer
@@ -30,12 +31,18 @@ def make_trainer(
     kind, own, args = method_of(spec, plan, task, shared_settings(spec, plan, task, run_dir, len(train_rows)))
     scores = spec.method == "reward"
     model = load_base(plan, task, args.device, scores_from=spec.seed if scores else None)
+    start = task.start
+    if start and start.how == "merge":
+        model = merged(model, start)
     tokenizer = AutoTokenizer.from_pretrained(task.model_path)
     alive()
     added = add_tokens(model, tokenizer, task.chat_template)
     fields = peft_fields(spec)
     if scores:
-        fields |= {"task_type": "SEQ_CLS", "modules_to_save": [SCORE, *(fields.get("modules_to_save") or ())]}
+        fields |= {"task_type": "SEQ_CLS"}  # of which PEFT trains the head whole
+    config = peft_config(spec.adapter, fields, model, trainable_token_indices(model, added, spec, plan))
+    if start and start.how == "continue":
+        model, config = PeftModel.from_pretrained(model, start.path, is_trainable=True), None
     trainer = kind(
         plan,
         task,
@@ -45,7 +52,7 @@ def make_trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=peft_config(spec.adapter, fields, model, trainable_token_indices(model, added, spec, plan)),
+        peft_config=config,
         **own(args),
     )
     alive()

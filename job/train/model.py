@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -12,7 +13,7 @@ from transformers import (
     set_seed,
 )
 
-from job.records import Plan, Precision, TrainTask
+from job.records import Plan, Precision, StartingAdapter, TrainTask
 
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -51,6 +52,12 @@ def load_base(
     model = kind.from_pretrained(task.model_path, dtype=DTYPES[plan.precision], use_safetensors=True, **settings)
     model.config.use_cache = False
     return model
+
+
+def merged(model: PreTrainedModel, start: StartingAdapter) -> PreTrainedModel:
+    """*model* with the adapter of an earlier run added to its weights."""
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, start.path).merge_and_unload()
+    return merged
 
 
 def quantization_config(plan: Plan, **settings: Any) -> BitsAndBytesConfig:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
@@ -24,6 +25,16 @@ class OnlineTrainer(AdapterTrainer):
     best_by, more_is_better = "eval_reward", True
     # Upstream leaves out what does not fill a last step; the next epoch is drawn anew.
     fills_rounds = False
+
+    def trial_batch(self) -> dict[str, torch.Tensor]:
+        """A micro-batch of the longest prompts with answers as long as may be. What drawing them takes is not tried: it
+        would last as long as a step."""
+        prompts = pc.list_value_length(self.train_dataset.data.column("input_ids"))
+        shape = self.plan.per_device_train_batch_size, pc.max(prompts).as_py() + self.max_completion_length
+        ids = torch.full(shape, self.train_dataset[0]["input_ids"][0], device=self.args.device)
+        mask = torch.ones_like(ids)
+        mask[0, 0] = 0  # prompts are padded, and attention to a mask takes more
+        return {"input_ids": ids, "attention_mask": mask, "labels": ids}
 
     def make_health(self) -> Health:
         return RewardHealth()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from job.records import AdapterProof, AddedTokens, LogEntry, Plan, TrainResult
+from job.records import AdapterProof, AddedTokens, LogEntry, Plan, SampleAnswer, TrainResult
 from job.train.best import Best
 from job.train.callbacks import Progress
 from job.train.trainer import AdapterTrainer
@@ -20,6 +20,7 @@ class Ending(NamedTuple):
     stopped: bool  # by the stop file
     best: Best
     proof: AdapterProof | None
+    samples: tuple[SampleAnswer, ...] = ()
 
     @property
     def published_step(self) -> int | None:
@@ -30,6 +31,7 @@ class Ending(NamedTuple):
 def train_result(trainer: AdapterTrainer, ending: Ending, progress: Progress, added: AddedTokens) -> TrainResult:
     """What *trainer* has done, all attempts together."""
     history = _entries(trainer, "loss")
+    start = trainer.task.start
     return TrainResult(
         status="stopped" if ending.stopped else "finished",
         steps=trainer.state.global_step,
@@ -47,7 +49,9 @@ def train_result(trainer: AdapterTrainer, ending: Ending, progress: Progress, ad
         eval_history=_entries(trainer, "eval_loss"),
         adapter=ending.proof,
         added_tokens=added,
+        merged_adapter=start.location if start and start.how == "merge" else None,
         peak_gpu_memory_gib=_peak_gpu_memory_gib(trainer.plan),
+        samples=ending.samples,
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
     )
 

@@ -8,10 +8,10 @@ from trl import RewardConfig, RewardTrainer
 
 from job.records import Plan
 from job.spec import JobSpec
-from job.train.row_means import RowMeansTrainer
+from job.train.preferences import PreferenceTrainer
 
 
-class RewardModelTrainer(RowMeansTrainer, RewardTrainer):  # type: ignore[misc]
+class RewardModelTrainer(PreferenceTrainer, RewardTrainer):  # type: ignore[misc]
     """Gives the chosen answer a higher score than the rejected one (Bradley and Terry's model)."""
 
     def trial_loss(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
+from job.checkpoints import ON_TOP
 from job.errors import Diverged
 from job.records import TrainTask
 from job.rundir import write_json
@@ -62,6 +63,8 @@ def save_adapter(
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card; the job writes its own
     _name_base(folder / "adapter_config.json", task)
+    if task.start and task.start.how == "merge":
+        write_json(folder / ON_TOP, {"merged": task.start.location})
 
 
 def _save_virtual_tokens(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -14,6 +14,7 @@ from job.train.methods import make_trainer
 from job.train.proof import AdapterWatch
 from job.train.proof_logits import leave_proof_logits
 from job.train.result import Ending, train_result
+from job.train.samples import Samples
 from job.train.trainer import AdapterTrainer
 
 
@@ -34,6 +35,9 @@ def train(run_dir: RunDir, rank: int) -> None:
     beat = Beat(run_dir.beat(rank))
     trainer, added = make_trainer(spec, plan, task, run_dir, beat.touch)
     progress, obey, best = _observe(trainer, spec, beat)
+    samples = Samples(trainer, spec, EventLog(run_dir.log)) if spec.eval_samples else None
+    if samples:
+        trainer.add_callback(samples)
     watch = AdapterWatch(trainer.adapted_model, spec.adapter)
     beat.touch()
     trainer.train(resume_from_checkpoint=str(task.resume_from) if task.resume_from else None)
@@ -52,7 +56,8 @@ def train(run_dir: RunDir, rank: int) -> None:
     beat.touch()
 
     if trainer.is_world_process_zero():
-        write_json(run_dir.train_result, train_result(trainer, Ending(obey.stopped, best, proof), progress, added))
+        ending = Ending(obey.stopped, best, proof, tuple(samples.answers) if samples else ())
+        write_json(run_dir.train_result, train_result(trainer, ending, progress, added))
     # A rank that ends takes the others with it if it ends badly: not before the result is written.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

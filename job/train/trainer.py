@@ -29,7 +29,7 @@ from job.train.proof import TOKEN_ROWS
 from job.train.save import check_finite, for_the_untouched_base, has_taken_from_base, save_adapter, whole_adapter
 from job.train.save_pace import SavePace
 from job.train.vocabulary import show_bias
-from job.train.whole_rounds import WholeRounds, untrained, with_filler
+from job.train.whole_rounds import WholeRounds, with_filler
 
 TOLD = {"step", "save_s", "eval_loss"}  # of a checkpoint, in the log
 
@@ -48,9 +48,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self._rows = len(train_dataset)
         uneven = plan.num_processes > 1 and self._rows % plan.rows_at_a_time > 0
         self._needs_filler = uneven and self.fills_rounds
-        if self._needs_filler:
-            train_dataset = with_filler(train_dataset, self.make_filler(train_dataset[0]))
-        super().__init__(train_dataset=train_dataset, **settings)
+        super().__init__(train_dataset=with_filler(train_dataset) if self._needs_filler else train_dataset, **settings)
         self.plan, self.task, self.run_dir = plan, task, run_dir
         self.health, self.pace = self.make_health(), SavePace(heard_later=self.args.world_size > 1)
         self.agreement = Agreement(self.args.device, self.args.world_size, self.health)
@@ -69,17 +67,16 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             leave_outputs_unrounded(self.accelerator, plan)
             gather_head(self.model)
 
-    @staticmethod
-    def make_filler(row: dict[str, Any]) -> dict[str, Any]:
-        """A row like *row* that teaches nothing, where processes have none left at the end of an epoch."""
-        return untrained(row)
-
     def trial_loss(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """A loss of the collator's *inputs* with every token trained. TRL's own gathers metrics, which would wait for a
         rank that has run out of memory."""
         outputs = self.model_wrapped(**inputs, use_cache=False, fused_lm_head=True)
         loss: torch.Tensor = -outputs.log_probs.sum()
         return loss
+
+    def trial_batch(self) -> dict[str, torch.Tensor] | None:
+        """The longest inputs that can come up, where the rows do not hold them; None: they do."""
+        return None
 
     def make_health(self) -> Health:
         """What judges each step's loss."""

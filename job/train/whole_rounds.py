@@ -1,7 +1,6 @@
 """Every step of the same rows, however many processes share them: at the end of an epoch nothing is trained twice."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import BatchSampler
@@ -34,15 +33,11 @@ class WholeRounds(BatchSampler):
         return -(-len(self._inner) // self._num_processes) * self._num_processes
 
 
-def untrained(row: dict[str, Any]) -> dict[str, Any]:
-    """*row* in short without a trained token: it adds nothing to a loss that is a mean over trained tokens."""
-    filler = {name: values[:_TOKENS] for name, values in row.items()}
+def with_filler(rows: Dataset) -> Dataset:
+    """*rows* and behind them one in which no token is trained: it adds nothing to a loss that is a mean over trained
+    tokens. The first of them in short, so that it has all their columns."""
+    filler = {name: values[:_TOKENS] for name, values in rows[0].items()}
     filler["labels"] = [_IGNORED] * len(filler["input_ids"])
     if "seq_lengths" in filler:
         filler["seq_lengths"] = [len(filler["input_ids"])]
-    return filler
-
-
-def with_filler(rows: Dataset, filler: dict[str, Any]) -> Dataset:
-    """*rows* and behind them *filler*, which has all their columns."""
     return concatenate_datasets([rows, Dataset.from_list([filler], features=rows.features)])

@@ -5,10 +5,18 @@ import json
 import pytest
 
 from job.adapters import KINDS, SPECIAL, peft_fields
+from job.candidates import Way, adapter_dtype
 from job.environment import load_spec
 from job.errors import BadSpec
 from job.peft_fields import PEFT_FIELDS
+from job.plan import make_plan
+from job.spec import JobSpec
+from tests.plans import facts_for
 from tests.unit.test_environment import GOOD
+
+
+def spec(**settings: object) -> JobSpec:
+    return JobSpec(model="org/m", **settings)
 
 
 def refusal(**settings: str) -> str:
@@ -95,7 +103,7 @@ def test_of_two_fields_that_say_the_same_of_oft_the_other_gives_way(args):
         (
             "lora",
             {"rank_patern": {}},
-            "'rank_patern' is not a field of PEFT's LoraConfig; did you mean 'rank_pattern'?",
+            "'rank_patern' is not a field of PEFT's LoraConfig; 'rank_pattern' may be meant",
         ),
         (
             "prompt",
@@ -130,3 +138,37 @@ def test_what_begins_with_the_bases_weights_takes_no_patterns():
     settings = {"JOB_INIT_LORA_WEIGHTS": "pissa", "JOB_PEFT_ARGS": '{"rank_pattern": {"q_proj": 4}}'}
 
     assert "JOB_INIT_LORA_WEIGHTS=pissa cannot be published with rank_pattern" in refusal(**settings)
+
+
+def test_virtual_tokens_take_their_part_of_the_models_length():
+    facts = facts_for("Llama-3.1-8B", "H100-80GB")
+    limited = facts.model_copy(update={"model": facts.model.model_copy(update={"max_length": 1024})})
+
+    plan = make_plan(spec(adapter="prompt", num_virtual_tokens=24), limited)
+
+    assert plan.max_length == 1000
+    assert not plan.packing
+    assert "would stand before the first row of a pack alone" in plan.reasons["packing"]
+
+
+def test_a_base_that_the_adapter_cannot_stand_on_is_not_chosen():
+    """16 bits do not fit on this GPU, and LoHa has nothing to do with 4."""
+    taken = make_plan(spec(), facts_for("Llama-3.1-8B", "L4"))
+    assert make_plan(spec(adapter="ia3"), facts_for("Llama-3.1-8B", "L4")).quantization == taken.quantization == "none"
+
+    with pytest.raises(BadSpec, match="does not fit"):
+        make_plan(spec(adapter="loha", strategy="single"), facts_for("Qwen2.5-32B", "L4"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype"),
+    [
+        ({}, "bf16"),
+        ({"init_lora_weights": "gaussian"}, "bf16"),
+        ({"use_dora": True}, "fp32"),
+        ({"modules_to_save": ("lm_head",)}, "fp32"),
+        ({"adapter": "ia3"}, "fp32"),
+    ],
+)
+def test_what_begins_near_one_is_held_in_32_bits_over_a_quantized_base(settings, dtype):
+    assert adapter_dtype(spec(**settings), Way("ddp", "nf4"), "bf16") == dtype

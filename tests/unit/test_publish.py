@@ -243,8 +243,8 @@ def metrics(uri: str, revision: str | None) -> Metrics:
             truncated_rows=0, dropped_rows=0, eval_rows=2,
         ),
         train=TrainMetrics(
-            steps=3, epochs=1.0, loss=1.5, runtime_s=2.0, tokens=100, tokens_per_s=50.0, steps_per_s=1.0,
-            peak_gpu_memory_gib=None, history=(),
+            steps=3, published_step=3, stopped_early=False, epochs=1.0, loss=1.5, runtime_s=2.0, tokens=100,
+            tokens_per_s=50.0, steps_per_s=1.0, peak_gpu_memory_gib=None, history=(),
         ),
         eval=EvalMetrics(loss_before=2.0, loss=1.0, perplexity=2.718, history=()),
         curve=(CurveFinding(pattern="converging", evidence="The loss falls from 2 to 1."),),

@@ -5,7 +5,16 @@ from decimal import Decimal
 
 import pytest
 
-from job.scores import NEEDS_REFERENCE, SCORES, ScoreOptions, number_in, pattern_fault, unusable
+from job.scores import (
+    NEEDS_REFERENCE,
+    SCORES,
+    ScoreOptions,
+    f1_by_class,
+    number_in,
+    pattern_fault,
+    schema_fault,
+    unusable,
+)
 
 PLAIN = ScoreOptions()
 
@@ -101,7 +110,7 @@ def test_long_texts_take_no_time() -> None:
     began = time.monotonic()
     for text in ("1" * 20_000, "1," * 10_000, "-$" * 10_000, "1/" * 10_000, " " * 20_000, "1 " * 10_000):
         for name in SCORES:
-            SCORES[name](text, text, ScoreOptions(pattern="x"))
+            SCORES[name](text, text, ScoreOptions(pattern="x", schema={"type": "object"}))
     assert time.monotonic() - began < 5
 
 
@@ -112,3 +121,55 @@ def test_a_reference_that_cannot_be_met_is_told() -> None:
     assert unusable("exact_match", None, PLAIN) == unusable("contains", " ", PLAIN) == "there is no reference answer"
     assert unusable("numeric_answer", "#### 7", marked) is None
     assert all(unusable(name, None, PLAIN) is None for name in SCORES if name not in NEEDS_REFERENCE)
+
+
+def test_rouge_l_is_how_much_of_both_is_one_sequence_of_words() -> None:
+    score = SCORES["rouge_l"]
+    # The example of Lin 2004, section 3.2: "police killed the gunman" against two summaries.
+    assert score("police kill the gunman", "police killed the gunman", PLAIN) == pytest.approx(3 / 4)
+    assert score("the gunman kill police", "police killed the gunman", PLAIN) == pytest.approx(2 / 4)
+    assert score("The  gunman!", "the gunman", PLAIN) == 1
+    assert score("one two three four", "one three", PLAIN) == pytest.approx(2 * 2 / 6)
+    assert score("", "", PLAIN) == score("word", None, PLAIN) == 0
+
+
+SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "allowed"),
+    [('{"age": 7}', 1), ('{"age": "7"}', 0), ("{}", 0), ("age 7", 0), ('{"age": NaN}', 0), ("[" * 100_000, 0)],
+)
+def test_json_is_held_to_a_schema(answer: str, allowed: float) -> None:
+    assert SCORES["json_schema"](answer, None, ScoreOptions(schema=SCHEMA)) == allowed
+
+
+def test_a_schema_takes_no_answer_long_and_fetches_nothing() -> None:
+    began = time.monotonic()
+    slow = ScoreOptions(schema={"type": "string", "pattern": "^(a|aa)+$"})
+    assert SCORES["json_schema"](f'"{"a" * 60}b"', None, slow) == 0
+    assert SCORES["json_schema"]('"aa"', None, slow) == 1
+    elsewhere = ScoreOptions(schema={"$ref": "http://localhost:9/schema.json"})
+    assert SCORES["json_schema"]('"aa"', None, elsewhere) == 0
+    assert time.monotonic() - began < 5
+
+
+def test_a_bad_schema_is_told() -> None:
+    assert schema_fault({"type": "objekt"}) == "'objekt' is not valid under any of the given schemas"
+    assert schema_fault({"anyOf": [{"$ref": "http://a/b"}]}) == "it refers to http://a/b, which is not fetched"
+    assert schema_fault(SCHEMA) is None
+
+
+def test_an_answer_is_of_the_class_that_it_begins_with() -> None:
+    score = SCORES["classification"]
+    assert score(" Positive.\nBecause it shines", "positive", PLAIN) == 1
+    assert score("not positive", "positive", PLAIN) == score("positively", "positive", PLAIN) == 0
+    assert score("very good indeed", "Very good", PLAIN) == 1
+
+
+def test_f1_of_each_class_is_by_hand_what_it_is() -> None:
+    right = ["good", "good", "bad", "very good"]
+    given = ["Good!", "bad", "bad, really", "very good"]
+    # good: 1 of 1 given, 1 of 2 found; bad: 1 of 2 given, 1 of 1 found.
+    assert f1_by_class(given, right) == {"bad": pytest.approx(2 / 3), "good": pytest.approx(2 / 3), "very good": 1}
+    assert f1_by_class(["neither"], ["bad"]) == {"bad": 0}

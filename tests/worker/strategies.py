@@ -20,7 +20,16 @@ from job.checkpoints import newest_checkpoint
 from job.compatibility import adapter_dtypes
 from job.launch import launch_command, launch_env
 from job.prepare.story import prepare
-from job.records import ChatTemplateChoice, DataFile, GateSettings, Plan, PrepareTask, TrainResult, TrainTask
+from job.records import (
+    ChatTemplateChoice,
+    DataFile,
+    GateSettings,
+    Plan,
+    PrepareTask,
+    StartingAdapter,
+    TrainResult,
+    TrainTask,
+)
 from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
 from job.train.model import DTYPES, quantization_config
@@ -77,6 +86,7 @@ class Run:
     settings: dict[str, Any]
     chat_template: ChatTemplateChoice | None = None
     resume_from: Path | None = None
+    start: StartingAdapter | None = None
     module: str = "job.train"
     shim: bool = True  # where the strategy needs it; not on a GPU
 
@@ -108,6 +118,7 @@ class Run:
         task = TrainTask(
             model_path=self.inputs.model, data_path=self.inputs.data, base_model_name="org/m", base_model_revision=None,
             has_eval=spec.evaluates, chat_template=self.chat_template, resume_from=self.resume_from,
+            start=self.start,
         )  # fmt: skip
         for path, record in ((self.files.spec, spec), (self.files.plan, self.plan), (self.files.train_task, task)):
             write_json(path, record)

@@ -13,9 +13,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig
 
 from job.activations import _FAMILIES, Adapter, activations, is_masked
+from job.adapters import peft_fields
 from job.probe import activations as probe
 from job.probe.layers import Depths
 from job.records import Activations, DryRun, DryRunTask, Precision
+from job.spec import JobSpec
 from tests.models import MODELS
 
 ALL = ("all-linear",)
@@ -91,6 +93,19 @@ def test_fake_tensors_live_exactly_as_long_as_real_ones(kind, dropout, masked):
     real = probe.measure(AutoConfig.for_model(**KINDS[kind]), asked, nullcontext())
 
     assert dry_run(KINDS[kind], asked) == real
+
+
+@pytest.mark.parametrize("adapter", ["ia3", "loha", "lokr", "oft", "vera"])
+def test_adapters_that_no_formula_knows_are_run_as_they_are(adapter):
+    """LoHa and LoKr multiply the whole update of each module out and keep it, in 16 bits."""
+    fields = peft_fields(JobSpec(model="org/m", adapter=adapter))
+
+    found = dry_run(KINDS["llama"], task().model_copy(update={"adapter": adapter, "fields": fields}))
+
+    assert found.activations["bf16"].saved > 0
+    assert found.adapter_parameters > 0
+    if adapter in ("loha", "lokr"):
+        assert 1.5 < found.fixed["bf16"].saved / found.quantized_parameters <= 2
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])

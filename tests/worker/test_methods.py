@@ -50,7 +50,7 @@ def train_here(run: Run) -> Run:
     """*run* in this process."""
     task = TrainTask(
         model_path=run.inputs.model, data_path=run.inputs.data, base_model_name="org/m", base_model_revision=None,
-        has_eval=False, resume_from=run.resume_from,
+        has_eval=False, resume_from=run.resume_from, start=run.start,
     )  # fmt: skip
     spec = JobSpec(model="org/m", dataset_uri="org/d", output_uri=(str(run.root),), **run.settings)
     for path, record in ((run.files.spec, spec), (run.files.plan, run.plan), (run.files.train_task, task)):
@@ -89,19 +89,21 @@ def test_losses_of_dpo_are_the_same_under_every_strategy(inputs, bare, strategy,
     assert {"rewards/margins", "rewards/accuracies"} <= run.result.history[-1].values.keys()
 
 
-@pytest.mark.parametrize("method", ["dpo", "reward"])
-def test_the_end_of_an_epoch_is_the_same_for_one_process_and_for_two(inputs, method, tmp_path):
-    """90 rows in steps of 8: the last step has 2, for which two processes are of different use."""
+def test_an_epoch_has_whole_steps_and_so_the_same_for_one_process_and_for_two(inputs, tmp_path):
+    """90 rows in steps of 8: 11 steps, of which the last two rows of the order are left out."""
     one, two = (
-        run_of(inputs, tmp_path / strategy, method, strategy, max_steps=13).execute() for strategy in ("single", "ddp")
+        run_of(inputs, tmp_path / strategy, "dpo", strategy, max_steps=13).execute() for strategy in ("single", "ddp")
     )
 
     assert two.losses == pytest.approx(one.losses, abs=1e-6)
+    epochs = [entry.values["epoch"] for entry in one.result.history]
+    assert epochs[10] == 1.0
 
 
 def test_a_reward_model_says_what_its_head_is(inputs, tmp_path):
     run = train_here(run_of(inputs, tmp_path, "reward", max_steps=2))
 
     config = json.loads((run.adapter / "adapter_config.json").read_text())
-    assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
+    assert config["task_type"] == "SEQ_CLS"
+    assert "score" in config["modules_to_save"]
     assert {"accuracy", "margin"} <= run.result.history[-1].values.keys()

@@ -8,10 +8,12 @@ on this CPU, under the other strategies, where losses and logits must be those o
 the file, to try anew. ``docs/adapters.md`` gets its table from it.
 """
 
+import contextlib
 import json
 import math
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -81,8 +83,8 @@ class Trained(NamedTuple):
 def attempts(group: list[Combination], inputs: Inputs, folder: Path) -> Iterator[str]:
     """What is wrong with each of *group*, all of one strategy and base, in upstream's words; nothing: it works."""
     runs = {one: _run(one, inputs, folder / f"{number:02}") for number, one in enumerate(group)}
-    # Not under FSDP: a second model would be loaded otherwise than the first, the process group being there.
-    if group[0].strategy not in ("single", "fsdp"):
+    # Under the others a second model is loaded otherwise than the first, the process group being there.
+    if group[0].strategy == "ddp" and len(group) > 1:
         _in_company([runs[one] for one in group], folder)
     for one, run in runs.items():
         try:
@@ -100,8 +102,8 @@ def _in_company(runs: list[Run], folder: Path) -> None:
     for run in runs:
         run.write()
     first = runs[0]
-    ended = replace(first, root=folder, module="tests.worker.several").attempt()
-    (folder / "company.log").write_text(ended.stdout)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        replace(first, root=folder, module="tests.worker.several").attempt()
 
 
 def _judge(combination: Combination, found: Trained, expected: Trained) -> str:

@@ -27,6 +27,11 @@ def pin_nothing(torch: ModuleType) -> None:
     torch.Tensor.pin_memory = lambda tensor, *_: tensor
 
 
+def sum_through_gloo(comm: ModuleType) -> None:
+    """DeepSpeed would compile a sum through shared memory, half a minute a session, with which ranks have hung."""
+    comm.build_shm_op = lambda: None
+
+
 class PatchWhenImported(importlib.abc.MetaPathFinder):
     """Most processes that start with this PYTHONPATH import none of *patches*: they should not pay for them."""
 
@@ -52,6 +57,7 @@ if "LOCAL_RANK" in os.environ:
     patches = {
         "torch": pin_nothing,
         "accelerate.state": say_there_are_gpus,
+        "deepspeed.comm.torch": sum_through_gloo,
         "transformers.utils.import_utils": say_they_know_bf16,
     }
     sys.meta_path.insert(0, PatchWhenImported(patches))

@@ -1,0 +1,115 @@
+"""Does a method teach? ``python bench/methods.py sft|dpo|kto|reward``: a tiny model on real rows, through the real
+entrypoint, measured on rows that were held out. Lines of docs/benchmarks.md."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+if not DATA.exists():
+    DATA = Path("/work/shared/data")
+ROWS = 200
+# What the log says of training, and with eval_ of rows that are held out.
+SHOWN = {
+    "sft": ("eval_loss",),
+    "dpo": ("loss", "rewards/margins", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"),
+    "kto": ("loss", "rewards/margins", "eval_loss", "eval_rewards/margins"),
+    "reward": ("eval_loss", "eval_margin", "eval_accuracy"),
+}
+Row = dict[str, Any]
+
+
+def gsm8k(skip: int = 0) -> list[Row]:
+    lines = (DATA / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[skip : skip + ROWS]]
+
+
+def answers() -> Iterator[Row]:
+    for row in gsm8k():
+        yield {"prompt": row["question"] + "\n", "completion": row["answer"]}
+
+
+def pairs() -> Iterator[Row]:
+    """The right answer against that of another question, which is the right one nowhere here: else what is learned of
+    one row would be unlearned in the next."""
+    for row, other in zip(gsm8k(), gsm8k(skip=ROWS), strict=True):
+        yield {"prompt": row["question"] + "\n", "chosen": row["answer"], "rejected": other["answer"]}
+
+
+def separable() -> Iterator[Row]:
+    """The right answer against its own words in disorder: whoever reads it can tell which is which."""
+    generator = random.Random(0)
+    for row in gsm8k():
+        words = row["answer"].split(" ")
+        yield {"prompt": row["question"] + "\n", "chosen": row["answer"],
+               "rejected": " ".join(generator.sample(words, len(words)))}  # fmt: skip
+
+
+def stack_exchange() -> Iterator[Row]:
+    for row in json.loads((DATA / "stack_exchange_paired.json").read_text(encoding="utf-8")):
+        yield {"prompt": row["question"] + "\n", "chosen": row["response_j"], "rejected": row["response_k"]}
+
+
+SETS: dict[str, dict[str, Callable[[], Iterator[Row]]]] = {
+    "sft": {"GSM8K": answers},
+    "dpo": {"GSM8K pairs": pairs, "StackExchange pairs": stack_exchange},
+    "kto": {"GSM8K pairs": pairs},
+    "reward": {"GSM8K answers, words in disorder": separable},
+}
+
+
+def train(method: str, rows: list[Row], folder: Path) -> dict[str, Any]:
+    """metrics.json of a run."""
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model = folder / "model"
+    maker = [sys.executable, "bench/make_tiny_model.py", str(model), "--corpus", str(path), "--vocab-size", "1024"]
+    subprocess.run([*maker, "--max-length", "1024"], cwd=ROOT, check=True, capture_output=True)
+    few = len(rows) < ROWS // 2
+    settings = {
+        "JOB_MODEL": str(model),
+        "JOB_DATASET_URI": str(path),
+        "JOB_OUTPUT_URI": str(folder / "output"),
+        "JOB_WORK_DIR": str(folder / "work"),
+        "JOB_METHOD": method,
+        "JOB_LEARNING_RATE": "1e-3",  # adapters of a tiny random model take more than those of a trained one
+        "JOB_GLOBAL_BATCH_SIZE": "4" if few else "8",
+        "JOB_NUM_TRAIN_EPOCHS": "6" if few else "2",
+        "JOB_EVAL_FRACTION": "0.2" if few else "0.1",
+        "JOB_MAX_LENGTH": "768" if few else "256",
+        "JOB_ALLOW": "truncation,nothing_to_learn",
+        "JOB_STRATEGY": "cpu",
+    }
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JOB_")} | settings
+    done = subprocess.run([sys.executable, "entrypoint.py"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    metrics: dict[str, Any] = json.loads((folder / "output" / "metrics.json").read_text())
+    return metrics
+
+
+def main() -> None:
+    method = sys.argv[1]
+    print("| method | rows | trained, held out | steps | figure | first | last |\n|---|---|---|---|---|---|---|")
+    for name, make in SETS[method].items():
+        with tempfile.TemporaryDirectory() as scratch:
+            metrics = train(method, list(make()), Path(scratch))
+        data, steps = metrics["data"], metrics["train"]["steps"]
+        for column in SHOWN[method]:
+            entries = [entry["values"] for entry in metrics["train" if column[:5] != "eval_" else "eval"]["history"]]
+            told = [values[column] for values in entries if column in values]
+            print(
+                f"| `{method}` | {name} | {data['rows']}, {data['eval_rows']} | {steps} | {column} "
+                f"| {told[0]:.4f} | {told[-1]:.4f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
