@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from job.pace import Pace, Speed, duration
-from job.records import CurveFinding, Findings, Forecast, ModelFacts, Plan, Prepared, Score
+from job.records import CurveFinding, Findings, Forecast, GateFigures, ModelFacts, Plan, Prepared, Score
 from job.redact import Redactor
 from job.spec import JobSpec
 
@@ -108,6 +108,9 @@ class Console:
                 self.say(f"  {event['step'] - self._done_before} steps in {event['train_runtime']:.1f} s{loss}")
             case "evaluation":
                 self.say(f"  step {event['step']}/{event['total_steps']}  eval {_measured(event, 'eval_')}")
+
+    def gate(self, figures: GateFigures) -> None:
+        self.say(f"  adapter gate: {figures}")
 
     def curve(self, findings: Iterable[CurveFinding]) -> None:
         """What the curve of training shows; what may need another setting is a warning."""

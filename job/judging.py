@@ -32,7 +32,9 @@ def kept(run: Run) -> Made | None:
     with contextlib.suppress(FileNotFoundError, ValidationError):  # another version's
         made = _MADE.validate_json(run.dir.made.read_bytes())
         task = read_record(run.dir.evaluate_task, EvaluateTask)
-        if _is_here(task.train.model_path) and _is_here(task.adapter) and run.dir.proof_logits.exists():
+        folders = [task.train.model_path, task.train.data_path, task.adapter]
+        folders += [task.train.start.path] if task.train.start else []
+        if all(map(_is_here, folders)) and run.dir.proof_logits.exists():
             return replace(made, spec=run.spec)
     run.dir.made.unlink()
     return None

@@ -65,6 +65,8 @@ def make_result(
     except DeadlineReached as error:
         raise _ended_early(run, made, error, output, attempt) from error
     made = _up_to_now(run, inputs, attempt, made, judgement)
+    if judgement.gate:
+        run.console.gate(judgement.gate)
     run.console.scores(made.scores)
     if judgement.objection:
         raise _rejected(run, made, judgement, output, attempt)
@@ -221,7 +223,7 @@ def _rejected(run: Run, made: Made, judgement: Judgement, output: Output, attemp
     """Why the adapter is rejected, after it has been published where nobody takes it for a result."""
     cause = judgement.objection or ""
     place = f"{output.text.rstrip('/')}/{REJECTED}"
-    failure = _set_apart(run, replace(made, set_apart="rejected"), REJECTED, output, attempt, cause)
+    failure = _set_apart(run, replace(made, set_apart="rejected", objection=cause), REJECTED, output, attempt, cause)
     run.dir.made.unlink()  # whoever removes what was rejected wants it made anew
     return failure or AdapterRejected(f"{cause} The adapter as it is is in {place}.", judgement.fix, published=True)
 

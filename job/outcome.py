@@ -13,6 +13,11 @@ from job.redact import Redactor
 LIMIT_BYTES = 4096  # Kubernetes keeps this much of a termination message
 FIX_LENGTH = 500  # characters; what is left of the limit is the cause's
 _CUT = " …"
+# By phase: what there is to do where all has been trained.
+_LEFT = {
+    "evaluate": "; on this machine it only judges and uploads",
+    "publish": "; on this machine it only uploads",
+}
 TERMINATION_LOG = Path("/dev/termination-log")
 
 
@@ -57,8 +62,7 @@ def _fix(error: JobError, phase: str, last_durable_step: int | None) -> str:
     """What to do, with what there is to go on from."""
     if isinstance(error, Interrupted):
         place = "begins anew" if last_durable_step is None else f"goes on from step {last_durable_step}"
-        only = "; on this machine it only uploads" if phase == "publish" else ""
-        return f"Run the same job again; it {place}{only}."
+        return f"Run the same job again; it {place}{_LEFT.get(phase, '')}."
     if isinstance(error, DeadlineReached) and not error.published and last_durable_step is not None:
         return f"{error.fix} Its newest adapter is in {CHECKPOINTS}/step-{last_durable_step:08d}."
     return error.fix

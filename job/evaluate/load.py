@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from job.records import EvaluateTask
 from job.spec import JobSpec
-from job.train.model import DTYPES, hold_adapter_in, load_base
+from job.train.model import DTYPES, hold_adapter_in, load_base, merged
 from job.train.vocabulary import add_tokens
 
 _SHARED_OUT = ("fsdp", "zero3")  # the base may fit only into all GPUs together
@@ -21,11 +21,14 @@ def device_of(task: EvaluateTask) -> torch.device:
 
 
 def load_untouched(spec: JobSpec, task: EvaluateTask) -> PreTrainedModel:
-    """The base in training's precision and quantization, with rows for the tokens that are new."""
+    """The base in training's precision and quantization, with the adapter that was merged into it before, and with rows
+    for the tokens that are new."""
     plan, device = task.plan, device_of(task)
     place: Any = "auto" if device.type == "cuda" and plan.strategy in _SHARED_OUT else {"": device}
     seed = spec.seed if spec.method == "reward" else None
     model = load_base(plan, task.train, device, scores_from=seed, device_map=place)
+    if task.train.start and task.train.start.how == "merge":
+        model = merged(model, task.train.start)
     add_tokens(model, AutoTokenizer.from_pretrained(task.train.model_path), task.train.chat_template)
     return model.eval()
 

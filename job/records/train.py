@@ -57,6 +57,12 @@ class GateFigures(Record):
     apart: float = Field(description="The most that a logit differs from the trained model's in memory.")
     tolerance: float = Field(description="How much of that may be rounding.")
 
+    def __str__(self) -> str:
+        return (
+            f"{self.learned} of {self.tensors} tensors learned, logits move by {self.moved:.2g} and equal training's "
+            f"to {self.apart:.1g}"
+        )
+
 
 class AdapterProof(Record):
     """Evidence that the adapter was trainable and has changed."""

@@ -33,6 +33,7 @@ class Made:
     scores: tuple[Score, ...] = ()
     answers: tuple[Answer, ...] = ()
     samples: tuple[SampleAnswer, ...] = ()  # by step
+    objection: str | None = None  # why the adapter is rejected
     set_apart: Literal["partial", "rejected"] | None = None  # where it is published; None: as the result
 
     @property

@@ -111,6 +111,7 @@ class Metrics(Record):
     status: Literal["finished", "partial", "rejected"] = Field(
         description="`partial`: the time was up before the end; `rejected`: a check of the adapter failed."
     )
+    objection: str | None = Field(default=None, description="Why the adapter is rejected; null where it is not.")
     graft_version: str = Field(description="Version of this job.")
     method: str = Field(description="JOB_METHOD.")
     adapter: str = Field(description="JOB_ADAPTER.")
@@ -141,6 +142,7 @@ def make_metrics(made: Made) -> Metrics:
     return Metrics(
         schema_version=SCHEMA_VERSION,
         status=made.status,
+        objection=made.objection,
         graft_version=__version__,
         method=spec.method,
         adapter=spec.adapter,

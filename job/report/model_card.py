@@ -100,6 +100,7 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
             else []
         ),
         ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
+        ("adapter gate", str(metrics.proof.gate or metrics.objection or "not judged")),
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),
         *_which_step(train),
         ("global batch", f"{plan.global_batch_size} {'packs' if plan.packing else 'rows'}, {plan.precision}"),

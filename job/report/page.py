@@ -72,7 +72,9 @@ def _short(uri: str) -> str:
 
 def _sentences(made: Made, metrics: Metrics) -> list[Sentence]:
     said = []
-    if metrics.status != "finished":
+    if metrics.objection:
+        said.append(Sentence(f"Rejected: {metrics.objection}", "bad"))
+    elif metrics.status != "finished":
         result = made.result
         said.append(Sentence(f"Ended early, after step {result.steps:,} of {result.total_steps:,}.", "bad"))
     train = metrics.train

@@ -31,8 +31,9 @@ def with_grace(world: World, grace_s: str) -> str:
 
 
 def in_phase(world: World, phase: str) -> str:
-    """SIGTERM while inputs are fetched, rows prepared, steps trained, rows evaluated, a checkpoint saved or the result
-    uploaded: 75, or 0 where all was done within the grace. The next run ends with 0 and the same result."""
+    """SIGTERM while inputs are fetched, rows prepared, steps trained, rows evaluated, a checkpoint saved, the adapter
+    judged or the result uploaded: 75, or 0 where all was done within the grace. The next run ends with 0 and the same
+    result."""
     settings, when = _moment(world, phase)
     ended = world.signalled(signal.SIGTERM, when, **settings)
     world.stage.server.faults.clear()
@@ -47,9 +48,14 @@ def in_phase(world: World, phase: str) -> str:
         assert world.steps_logged("evaluation_begin").count(EVAL_STEPS) == 1, "it was begun again"
     if phase == "save":
         assert world.durable_steps()[-1] >= 2 * SAVE_STEPS, ended.shown
+    if phase == "judge":
+        assert ended.outcome["phase"] == "evaluate", ended.outcome
+        assert ended.seconds < 10, f"it took {ended.seconds:.1f} s to leave"
     assert not world.processes_left(), "a process survived"
     again = world.run()
     assert again.code == 0, again.shown
+    if phase == "judge":
+        assert "training:" not in again.shown, "it was trained again"
     world.expect_the_calm_result()
     durable = f" with step {ended.outcome['last_durable_step']} durable" if phase in ("train", "eval", "save") else ""
     return f"{ended.code} in {ended.outcome['phase']}{durable} → 0"
@@ -77,6 +83,8 @@ def _moment(world: World, phase: str) -> tuple[dict[str, str], Moment]:
             return slow, world.has_logged("evaluation_begin", EVAL_STEPS)
         case "save":
             return {"FAKE_SAVE_S": "2", "JOB_GRACE_S": "60"}, world.is_saving(2 * SAVE_STEPS)
+        case "judge":
+            return {"FAKE_JUDGE_S": "60"}, lambda: any(world.work_dir.glob("runs/*/made.json"))
         case _:
             server.faults.plan("slow", method="PUT", path=f"{world.prefix}/adapter/", times=1000, seconds=2.0)
             return {}, world.has_requested("PUT", "adapter/")

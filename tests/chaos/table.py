@@ -54,7 +54,7 @@ def _signals() -> Iterator[Fault]:
     for grace_s in ("120", "30", "5", "0"):
         quick = (2,) if grace_s == "5" else ()
         yield Fault(f"SIGTERM with {grace_s} s of grace", partial(signals.with_grace, grace_s=grace_s), quick=quick)
-    for phase in ("download", "prepare", "train", "eval", "save", "upload"):
+    for phase in ("download", "prepare", "train", "eval", "save", "judge", "upload"):
         quick = (1,) if phase == "eval" else ()
         yield Fault(f"SIGTERM in {phase}", partial(signals.in_phase, phase=phase), quick=quick)
     yield Fault("a second and a third signal", signals.second_signal)

@@ -9,6 +9,7 @@ from job import cli, outcome
 from job.errors import (
     ERROR_CLASSES,
     AccessDenied,
+    AdapterRejected,
     BadData,
     DeadlineReached,
     Interrupted,
@@ -39,6 +40,8 @@ def test_an_outcome_is_one_line_of_json_with_the_documented_keys():
         (Interrupted("SIGTERM arrived."), "interrupted"),
         (DeadlineReached("JOB_MAX_HOURS=1 is reached.", published=True), "partial"),
         (DeadlineReached("JOB_MAX_HOURS=1 is reached."), "failed"),
+        (AdapterRejected("A layer is missing.", published=True), "rejected"),
+        (AdapterRejected("No parameter is trainable."), "failed"),
     ],
 )
 def test_an_outcome_says_what_kind_of_end_it_was(error, status):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import BadSpec, Interrupted, OutputTaken
-from job.own_rundir import clear, hold, is_trained, open_lock
+from job.own_rundir import clear, hold, is_trained, is_unjudged, open_lock
 from job.processes import StopRequest
 from job.rundir import RunDir, write_bytes, write_json
 from job.spec import JobSpec
@@ -69,6 +69,19 @@ def test_a_trained_result_stays_whole_for_the_same_job(run_dir):
 
     assert files(run_dir) == before
     assert is_trained(run_dir, OURS)
+
+
+def test_what_is_yet_to_be_judged_stays_whole_for_the_same_job(run_dir):
+    left(run_dir, OURS)
+    write_bytes(run_dir.made, b"{}")
+    before = files(run_dir)
+
+    clear(run_dir, OURS)
+    assert files(run_dir) == before
+    assert is_unjudged(run_dir, OURS)
+
+    clear(run_dir, OTHERS)
+    assert files(run_dir) == set()
 
 
 def test_what_a_killed_clearing_has_left_is_nobodys(run_dir, monkeypatch):

@@ -258,6 +258,13 @@ def test_an_unfinished_run_says_so_first():
     assert "partial" in said
 
 
+def test_a_rejected_adapter_is_said_to_be_so_and_why():
+    page = page_of(set_apart="rejected", objection="A layer is missing.")
+
+    assert "Rejected: A layer is missing." in entries(page)
+    assert "Ended early" not in page
+
+
 def test_a_run_on_a_cpu_without_evaluation_has_a_page():
     made = example()
     plan = made.plan.model_copy(update={"memory": None, "forecast": None, "use_gpu": False, "alternatives": ()})

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from job.errors import OutputTaken, UploadIncomplete
-from job.output import Output
-from job.publish import copy_to_secondaries, publish
-from job.records import AdapterProof, AddedTokens, CurveFinding, Decided, HardwareFacts, Plan
+from job.output import REJECTED, Output
+from job.publish import copy_to_secondaries, publish, publish_apart
+from job.records import AdapterProof, AddedTokens, CurveFinding, Decided, GateFigures, HardwareFacts, Plan
 from job.report.metrics import (
     AttemptMetrics,
     BaseModelMetrics,
@@ -255,6 +255,20 @@ def metrics(uri: str, revision: str | None) -> Metrics:
     )  # fmt: skip
 
 
+def test_a_rejected_adapter_is_known_again_by_its_job_alone(tmp_path, run_dir):
+    spec, other = spec_for(tmp_path / "out"), spec_for(tmp_path / "out", seed=7)
+    output = Output(str(tmp_path / "out"))
+    output.mark(spec)
+    assert output.rejected(spec.fingerprint) is None
+    write_bytes(run_dir.partial_metrics, b"{}")
+
+    publish_apart(output, REJECTED, run_dir, spec, attempt=1, cause="A layer is missing.")
+
+    assert output.rejected(spec.fingerprint) == "A layer is missing."
+    assert output.rejected(other.fingerprint) is None
+    assert output.manifest(spec.fingerprint) is None, "it is no result"
+
+
 def test_the_card_of_a_hub_model_names_repository_and_commit():
     card = model_card(metrics("hf://org/base@main", "c0ffee"), "org/tuned")
 
@@ -274,6 +288,19 @@ def test_the_card_of_an_unfinished_adapter_says_so_and_loads_it_from_its_subfold
     assert "# Unfinished LoRA adapter for org/base" in card
     assert 'PeftModel.from_pretrained(base, "org/tuned", subfolder="partial")' in card
     assert 'AutoTokenizer.from_pretrained("org/tuned", subfolder="partial")' in card
+
+
+def test_the_card_tells_what_the_gate_found():
+    gate = GateFigures(tensors=28, learned=28, moved=1.234, apart=3.1e-6, tolerance=1e-4)
+    finished = metrics("hf://org/base@main", "c0ffee")
+    judged = finished.model_copy(update={"proof": finished.proof.model_copy(update={"gate": gate})})
+    rejected = finished.model_copy(update={"status": "rejected", "objection": "A layer is missing."})
+
+    said = "28 of 28 tensors learned, logits move by 1.2 and equal training's to 3e-06"
+    assert f"| adapter gate | {said} |" in model_card(judged, "org/tuned")
+    card = model_card(rejected, "org/tuned", "rejected")
+    assert "# Rejected LoRA adapter for org/base" in card
+    assert "| adapter gate | A layer is missing. |" in card
 
 
 def test_the_card_of_a_model_in_a_bucket_says_what_to_copy_first():

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from job.errors import AdapterRejected
 from job.evaluate.gate import CONFIG, FILE, pass_gate
-from job.records import EvaluateTask, GateFigures, TrainTask
-from job.rundir import read_record
+from job.records import EvaluateTask, GateFigures, StartingAdapter, TrainTask
+from job.rundir import read_record, write_json
 from job.spec import JobSpec
 from job.train.proof_logits import last_logits
 from job.train.story import train
@@ -32,10 +32,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return make_inputs(tmp_path_factory.mktemp("inputs"), rows=16)
 
 
-def trained(inputs: Inputs, root: Path, **settings) -> Run:
+def trained(inputs: Inputs, root: Path, start: StartingAdapter | None = None, **settings) -> Run:
     run = make_run(inputs, root, "single", quantization=settings.pop("quantization", "none"))
     run = replace(run, settings=run.settings | {"max_steps": 2, "learning_rate": 2e-2, "save_steps": 100} | settings)
-    run.write()
+    _, task = run.write()
+    write_json(run.files.train_task, task.model_copy(update={"start": start}))
     run.files.beat(0).parent.mkdir()
     run.files.beat(0).touch()
     train(run.files, rank=0)
@@ -181,6 +182,17 @@ def test_a_reward_model_passes_by_its_rewards_and_its_head_has_learned(tmp_path)
     with_tensors(lambda tensors: tensors["base_model.model.score.weight"].add_(1))(run.adapter)
     with pytest.raises(AdapterRejected, match="apart from those that training ended with"):
         judge(run, run.adapter)
+
+
+@pytest.mark.parametrize("how", ["merge", "continue"])
+def test_an_adapter_that_started_from_another_one_is_judged_on_what_it_stands_on(inputs, run, tmp_path, how):
+    start = StartingAdapter(path=run.adapter, location="org/before", how=how, identity="")
+    second = trained(inputs, tmp_path / "second", start)
+
+    figures = judge(second, second.adapter)
+
+    assert figures.learned == figures.tensors == 14
+    assert figures.apart < 1e-4
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])

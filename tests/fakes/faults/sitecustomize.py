@@ -1,12 +1,13 @@
 """Something goes wrong in a worker: FAKE_FAULT=KIND@STEP[@RANK], in the micro-batches from that step on.
 
 RANK is a number (0 unless given) or ``all``. KIND is a signal that the rank sends itself (SEGV, ABRT, BUS, KILL, STOP),
-``deaf`` (it never comes back), ``nan`` and ``spike`` (of the loss), ``frozen`` (no gradient), or ``full`` (the disk of
-the file FAKE_FILL fills up).
+``deaf`` (it never comes back), ``nan`` and ``spike`` (of the loss), ``frozen`` (no gradient), ``full`` (the disk of
+the file FAKE_FILL fills up), or ``lost`` (one layer of the adapter, on its way to its file).
 
 FAKE_STEP_S, FAKE_EVAL_S and FAKE_SAVE_S are SECONDS[@STEP]: from that step on, each step of the optimizer, each batch
-of an evaluation, or each checkpoint, between upstream's files and the seal, takes that much longer. Python imports this
-on its own; the trainer is changed once it has been imported, as the first process must stay light.
+of an evaluation, or each checkpoint, between upstream's files and the seal, takes that much longer. FAKE_JUDGE_S are
+the seconds before the adapter is judged. Python imports this on its own; the trainer is changed once it has been
+imported, as the first process must stay light.
 """
 
 import os
@@ -35,6 +36,7 @@ class _Then(Loader):
     def exec_module(self, module: Any) -> None:
         self._loader.exec_module(module)
         _disturb(module.AdapterTrainer)
+        _lose_a_layer(module.AdapterTrainer)
         _delay(module.AdapterTrainer)
 
 
@@ -70,6 +72,20 @@ def _disturb(trainer: Any) -> None:
         return loss * LOSSES[kind] if model.training and is_time(self) and kind in LOSSES else loss
 
     trainer.training_step, trainer.compute_loss = disturbed_step, disturbed_loss
+
+
+def _lose_a_layer(trainer: Any) -> None:
+    save_result = trainer.save_result
+
+    def save_the_rest(self: Any, *args: Any) -> None:
+        from safetensors.torch import load_file, save_file
+
+        save_result(self, *args)
+        path = self.run_dir.adapter / "adapter_model.safetensors"
+        save_file({name: tensor for name, tensor in load_file(path).items() if ".layers.1." not in name}, path)
+
+    if os.environ.get("FAKE_FAULT", "").startswith("lost"):
+        trainer.save_result = save_the_rest
 
 
 def _delay(trainer: Any) -> None:
@@ -114,5 +130,7 @@ def _fill(path: Path) -> None:
             ballast.write(bytes(4096))
 
 
+if "job.evaluate" in sys.orig_argv:
+    time.sleep(float(os.environ.get("FAKE_JUDGE_S", "0")))
 if "job.train" in sys.orig_argv:
     sys.meta_path.insert(0, _Finder())
