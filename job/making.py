@@ -224,7 +224,8 @@ def _rejected(run: Run, made: Made, judgement: Judgement, output: Output, attemp
     cause = judgement.objection or ""
     place = f"{output.text.rstrip('/')}/{REJECTED}"
     failure = _set_apart(run, replace(made, set_apart="rejected", objection=cause), REJECTED, output, attempt, cause)
-    run.dir.made.unlink()  # whoever removes what was rejected wants it made anew
+    if not judgement.scores:  # else it is kept to be judged by other settings
+        run.dir.made.unlink()  # whoever removes what was rejected wants it made anew
     return failure or AdapterRejected(f"{cause} The adapter as it is is in {place}.", judgement.fix, published=True)
 
 
