@@ -259,13 +259,13 @@ def test_a_rejected_adapter_is_known_again_by_its_job_alone(tmp_path, run_dir):
     spec, other = spec_for(tmp_path / "out"), spec_for(tmp_path / "out", seed=7)
     output = Output(str(tmp_path / "out"))
     output.mark(spec)
-    assert output.rejected(spec.fingerprint) is None
+    assert output.rejected(spec) is None
     write_bytes(run_dir.partial_metrics, b"{}")
 
     publish_apart(output, REJECTED, run_dir, spec, attempt=1, cause="A layer is missing.")
 
-    assert output.rejected(spec.fingerprint) == "A layer is missing."
-    assert output.rejected(other.fingerprint) is None
+    assert output.rejected(spec) == "A layer is missing."
+    assert output.rejected(other) is None
     assert output.manifest(spec.fingerprint) is None, "it is no result"
 
 
