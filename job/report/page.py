@@ -126,7 +126,7 @@ def _tiles(made: Made, metrics: Metrics) -> list[Tile]:
     tiles.append(Tile("Time", duration(attempts.elapsed_s), f"{in_all}{duration(metrics.train.runtime_s)} of training"))
     if attempts.cost is not None:
         tiles.append(Tile("Cost", f"{attempts.cost:,.2f}", f"{attempts.gpu_hours:,.2f} GPU hours"))
-    elif attempts.gpu_hours:
+    elif attempts.gpu_hours and made.plan.use_gpu:
         tiles.append(Tile("GPU hours", f"{attempts.gpu_hours:,.2f}"))
     return tiles + _machine_tiles(made, metrics)
 
