@@ -104,12 +104,20 @@ def feedforward_modules(model_type: str, fields: Mapping[str, Any]) -> tuple[str
 
 def summary(spec: Settings) -> str:
     """The adapter of *spec* in a line: ``LoRA r=16 lora_alpha=32 …``."""
-    shown = {
-        name: value
-        for name, value in peft_fields(spec).items()
-        if name != "bias" and value is not None and value is not False and value != ["all-linear"]
-    }
+    shown = {name: value for name, value in peft_fields(spec).items() if _is_telling(name, value)}
     return " ".join([KINDS[spec.adapter].label, *(f"{name}={value}" for name, value in shown.items())])
+
+
+def _is_telling(name: str, value: Any) -> bool:
+    """Whether a field of PEFT's says more than that nothing was asked for."""
+    if isinstance(value, bool):
+        return value and name.startswith("use_")
+    return (
+        name != "bias"
+        and value is not None
+        and value != ["all-linear"]
+        and not (name.endswith("dropout") and not value)
+    )
 
 
 def virtual_tokens(spec: Settings) -> int:

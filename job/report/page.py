@@ -28,6 +28,9 @@ from job.report.outside import cut, cut_row, visible
 ROWS, ANSWERS, SAMPLES = 5, 12, 24
 
 
+_SMALL = 0.1  # a change below it is shown with a digit more
+
+
 @dataclass(frozen=True)
 class Tile:
     """A figure of the page's head."""
@@ -95,7 +98,8 @@ def _loss(evaluated: EvalMetrics, rows: int) -> Sentence:
         return Sentence(f"Evaluation loss was {number(before)} before training and was not measured at its end.")
     if not math.isfinite(before + after) or not before:
         return Sentence(f"Evaluation loss: {number(before)} before training, {number(after)} after it.", "bad")
-    where = f" ({(after - before) / before:+.0%}) on {rows:,} rows that were not trained on."
+    change = (after - before) / before
+    where = f" ({change:+.{0 if abs(change) >= _SMALL else 1}%}) on {rows:,} rows that were not trained on."
     return _compared("Evaluation loss", before, after, number, where, up=False)
 
 
