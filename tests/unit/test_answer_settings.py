@@ -2,9 +2,10 @@
 
 import pytest
 
-from job.answers import JUDGING, scorers
+from job.answers import JUDGING, refuse_unusable, scored, scorers, shortfall
 from job.environment import load_spec
-from job.errors import BadSpec
+from job.errors import BadData, BadSpec
+from job.records import Answer, HeldOut, HeldOutRow
 from job.spec import JobSpec
 
 GOOD = {"JOB_MODEL": "org/base", "JOB_DATASET_URI": "org/rows", "JOB_OUTPUT_URI": "/out", "JOB_EVAL_FRACTION": "0.1"}
@@ -59,3 +60,32 @@ def test_a_trained_adapter_can_be_judged_anew_as_the_same_run():
     assert set(JUDGING) < set(JobSpec.model_fields)
     anew = load_spec(ASKED | {"JOB_MIN_SCORE": "rouge_l=0.3", "JOB_EVAL_SCORERS": "rouge_l", "JOB_EVAL_GENERATE": "8"})
     assert anew.fingerprint == load_spec(GOOD).fingerprint
+
+
+def test_answers_are_scored_where_there_is_something_to_compare_with_and_what_falls_short_is_told_with_figures():
+    spec = load_spec(ASKED | {"JOB_EVAL_SCORERS": "classification,length", "JOB_MIN_SCORE": "classification=0.9"})
+    rows = [("good", "bad", "good"), ("bad", "bad", "good"), (None, "", "x")]
+    answers = [Answer(prompt="p", reference=right, base=base, tuned=tuned) for right, base, tuned in rows]
+
+    scores, judged = scored(spec, answers)
+
+    labels, length = scores
+    assert (labels.rows, labels.base, labels.tuned, labels.f1) == (
+        2,
+        0.5,
+        0.5,
+        {"bad": 0, "good": pytest.approx(2 / 3)},
+    )
+    assert (length.rows, length.base, length.tuned, length.f1) == (3, pytest.approx(2 / 3), 1, None)
+    assert [set(answer.scores) for answer in judged] == [{"classification", "length"}] * 2 + [{"length"}]
+    assert shortfall(spec, scores) == (
+        "classification is 0.5 over 2 held-out answers (the base model's: 0.5), below JOB_MIN_SCORE=classification=0.9."
+    )
+    assert shortfall(load_spec(ASKED), scores) is None
+
+
+def test_a_scorer_that_could_judge_no_row_is_refused_before_training():
+    held_out = HeldOut(rows=(HeldOutRow(prompt="p", input_ids=(1,), reference=None),))
+    with pytest.raises(BadData, match=r"The scorer contains can judge none of the 1 held-out rows, as there is no"):
+        refuse_unusable(load_spec(ASKED | {"JOB_EVAL_SCORERS": "contains"}), held_out)
+    refuse_unusable(load_spec(ASKED | {"JOB_EVAL_SCORERS": "json_valid"}), held_out)
