@@ -232,12 +232,13 @@ def test_one_row_is_enough_to_train(env, tmp_path):
 
 
 def test_debug_shows_the_traceback_and_the_workers_own_output(env, tmp_path):
-    ended = run(env | {"JOB_DEBUG": "1", "JOB_LOG_LEVEL": "debug", "JOB_TARGET_MODULES": "no_such_module"})
+    fault = {"FAKE_FAULT": "bug@1", "PYTHONPATH": str(ROOT / "tests" / "fakes" / "faults")}
+
+    ended = run(env | fault | {"JOB_DEBUG": "1", "JOB_LOG_LEVEL": "debug"})
 
     assert ended.code == 70, ended.shown
-    assert "no_such_module" in ended.outcome["cause"]
+    assert "nobody has thought of this" in ended.outcome["cause"]
     assert "Traceback" in ended.shown
-    assert ROOT.name  # the program itself is untouched by the failure
 
 
 def test_files_of_a_local_result_can_be_read_by_others(env, tmp_path: Path):

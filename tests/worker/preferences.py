@@ -17,6 +17,7 @@ from tests.tiny import GSM8K, write_model, write_rows
 from tests.worker.strategies import GLOBAL_BATCH, STEPS, Inputs
 
 ROWS = 90  # of which the last step of an epoch has two
+LONG_AND_SHORT = 130  # of which a reward model learns from the short ones, as upstream's
 SEED = 42
 _BARE = {"dpo": (DPOTrainer, DPOConfig), "kto": (KTOTrainer, KTOConfig), "reward": (RewardTrainer, RewardConfig)}
 
@@ -42,10 +43,10 @@ def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def make_preferences(folder: Path, method: str, model: Path | None = None) -> Inputs:
-    """A tiny model and rows for *method*."""
+    """A tiny model and rows for *method*, a few more than its steps train."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.jsonl"
-    rows = write_pairs(path)
+    rows = write_pairs(path, LONG_AND_SHORT if method == "reward" else ROWS)
     if method == "kto":
         path.write_text("".join(json.dumps(row) + "\n" for row in judged(rows)))
     model = model or write_model(folder / "model", path, vocab_size=1024)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from job.checkpoints import BEST, newest_checkpoint
@@ -13,7 +14,6 @@ from tests.worker.strategies import Run, make_inputs, make_run
 
 pytestmark = pytest.mark.slow
 
-# So high a rate that what is not trained on soon gets worse.
 SETTINGS = {
     "learning_rate": 0.05, "lr_scheduler_type": "constant", "eval_fraction": 0.5, "eval_steps": 2, "max_steps": 8,
 }  # fmt: skip
@@ -21,7 +21,14 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return make_inputs(tmp_path_factory.mktemp("inputs"), eval_fraction=0.5, rows=16)
+    """Rows that all say one token again and again, of which those that are held out know nothing: they only get
+    worse."""
+    made = make_inputs(tmp_path_factory.mktemp("inputs"), eval_fraction=0.5, rows=16)
+    rows = Dataset.from_file(str(made.data / "train.arrow")).map(lambda row: dict.fromkeys(row, [5] * 100))
+    rows.save_to_disk(made.data / "saved")
+    (path,) = (made.data / "saved").glob("*.arrow")
+    path.replace(made.data / "train.arrow")
+    return made
 
 
 def worsening(inputs, root, strategy="single", **settings) -> Run:

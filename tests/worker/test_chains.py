@@ -27,7 +27,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Inputs]:
 
 @pytest.fixture(scope="module")
 def first(inputs, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train_here(run_of(inputs, tmp_path_factory.mktemp("first"), "sft", max_steps=4))
+    return train_here(run_of(inputs, tmp_path_factory.mktemp("first"), "sft", max_steps=4, learning_rate=1e-2))
 
 
 def starting(run: Run, first: Run, how: str) -> Run:

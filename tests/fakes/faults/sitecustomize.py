@@ -1,8 +1,8 @@
 """Something goes wrong in a worker: FAKE_FAULT=KIND@STEP[@RANK], in the micro-batches from that step on.
 
 RANK is a number (0 unless given) or ``all``. KIND is a signal that the rank sends itself (SEGV, ABRT, BUS, KILL, STOP),
-``deaf`` (it never comes back), ``nan`` and ``spike`` (of the loss), ``frozen`` (no gradient), ``full`` (the disk of
-the file FAKE_FILL fills up), or ``lost`` (one layer of the adapter, on its way to its file).
+``deaf`` (it never comes back), ``bug`` (an exception), ``nan`` and ``spike`` (of the loss), ``frozen`` (no gradient),
+``full`` (the disk of the file FAKE_FILL fills up), or ``lost`` (one layer of the adapter, on its way to its file).
 
 FAKE_STEP_S, FAKE_EVAL_S and FAKE_SAVE_S are SECONDS[@STEP]: from that step on, each step of the optimizer, each batch
 of an evaluation, or each checkpoint, between upstream's files and the seal, takes that much longer. FAKE_JUDGE_S are
@@ -120,6 +120,8 @@ def _misbehave(kind: str) -> None:
         os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
     if kind == "deaf":
         time.sleep(10**6)
+    if kind == "bug":
+        raise RuntimeError("nobody has thought of this")
     if kind == "full":
         _fill(Path(os.environ["FAKE_FILL"]))
 
