@@ -156,12 +156,10 @@ def test_a_rank_that_is_stuck_is_named_with_the_place_and_all_stacks_are_kept(tr
 def test_a_rank_that_the_kernel_killed_for_memory_is_told_from_one_that_somebody_killed(
     training, monkeypatch, tmp_path
 ):
-    counter = tmp_path / "oom_kill"
-    counter.write_text("5")  # of earlier attempts in the same container
-    monkeypatch.setattr(launch, "oom_kills", lambda: int(counter.read_text()))
-
+    monkeypatch.setattr(launch, "oom_kills", lambda: 5)  # of earlier attempts in the same container
     by_hand = training.fail(DIES=1)
-    by_kernel = Training(tmp_path / "again").fail(lambda: counter.write_text("6"), DIES=1)
+    monkeypatch.setattr(launch, "oom_kills", itertools.count(5).__next__)
+    by_kernel = Training(tmp_path / "again").fail(DIES=1)
 
     assert type(by_hand) is GpuFault
     assert type(by_kernel) is OutOfMemory
