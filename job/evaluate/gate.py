@@ -1,5 +1,6 @@
 """The adapter gate: whether the files that are to be published are what was trained, and have learned."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,20 +11,16 @@ from safetensors.torch import load_file
 
 from job.adapters import KINDS
 from job.errors import AdapterRejected
+from job.evaluate.compare import compare
 from job.evaluate.evidence import parts, unlearned
-from job.evaluate.load import device_of, expected_tensors, load_untouched, put_on
-from job.evaluate.tolerance import tolerance
+from job.evaluate.load import expected_tensors, load_untouched, put_on
 from job.records import EvaluateTask, GateFigures
 from job.spec import JobSpec
-from job.train.model import DTYPES
-from job.train.proof_logits import last_logits, read_proof_logits
 
 FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _LEARN_MORE = "Raise JOB_LEARNING_RATE or train for more steps."
 _TRAIN_AGAIN = "Run the job again on another machine, with another JOB_OUTPUT_URI."
 _SAID = 300  # characters of an exception of upstream's
-# Of the largest logit: what the adapter adds has to be more than the rounding of float32 sums.
-_MOVES = 1e-6
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -45,9 +42,9 @@ def pass_gate(spec: JobSpec, task: EvaluateTask, proof: Path) -> tuple[PeftModel
         raise AdapterRejected(
             f"{len(left)} of {len(found)} adapter tensors are what they began as, first {left[0]}.", _LEARN_MORE
         )
-    moved, apart, allowed = _compare(spec, task, model, proof)
+    compared = compare(spec, task, model, proof)
     return model, GateFigures(
-        tensors=len(found), learned=sum(part.learned for part in found), moved=moved, apart=apart, tolerance=allowed
+        tensors=len(found), learned=sum(part.learned for part in found), **dataclasses.asdict(compared)
     )
 
 
@@ -110,44 +107,6 @@ def _check_complete(tensors: Tensors, expected: Tensors) -> None:
             raise AdapterRejected(
                 f"{FILE}: {name} is of shape {_shape(tensor)}, and has to be {_shape(expected[name])}.", _TRAIN_AGAIN
             )
-
-
-def _compare(spec: JobSpec, task: EvaluateTask, model: PeftModel, proof: Path) -> tuple[float, float, float]:
-    """The most that a logit moves, the most that it is apart from training's, and how much of that may be rounding.
-
-    Raises:
-        AdapterRejected: the adapter moves nothing, or not what the trained one moved.
-    """
-    moved = apart = largest = 0.0
-    device, dtype = device_of(task), DTYPES[task.plan.precision]
-    for ids, trained in read_proof_logits(proof):
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            tuned = last_logits(model, ids.to(device))
-            with model.disable_adapter():
-                base = last_logits(model, ids.to(device))
-        if tuned.shape != trained.shape:
-            raise AdapterRejected(
-                f"The loaded model gives logits of shape {_shape(tuned)}, the trained one {_shape(trained)}.",
-                _TRAIN_AGAIN,
-            )
-        moved, apart = max(moved, _most(tuned - base)), max(apart, _most(tuned - trained))
-        largest = max(largest, _most(trained))
-    allowed = tolerance(spec, task.plan) * largest
-    if not apart <= allowed:
-        raise AdapterRejected(
-            f"The loaded adapter's logits are {apart:.2g} apart from those that training ended with; rounding "
-            f"explains {allowed:.2g}.",
-            _TRAIN_AGAIN,
-        )
-    if moved <= _MOVES * largest:
-        raise AdapterRejected(
-            f"The adapter moves no logit of the base model by more than {moved:.2g}, which is rounding.", _LEARN_MORE
-        )
-    return moved, apart, allowed
-
-
-def _most(difference: torch.Tensor) -> float:
-    return float(difference.abs().max())
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -56,11 +56,21 @@ class GateFigures(Record):
     )
     apart: float = Field(description="The most that a logit differs from the trained model's in memory.")
     tolerance: float = Field(description="How much of that may be rounding.")
+    effect_apart: float | None = Field(
+        default=None,
+        description="How far what the adapter adds to the logits is from what it added in training, root mean square, "
+        "as a share of the latter. null: the trained model had no untouched base to compare with (PiSSA, OLoRA).",
+    )
+    effect_tolerance: float | None = Field(
+        default=None,
+        description="How much of that may be rounding, by what the base model's own logits differ between both.",
+    )
 
     def __str__(self) -> str:
+        effect = "" if self.effect_apart is None else f", {self.effect_apart:.1%} of the effect"
         return (
             f"{self.learned} of {self.tensors} tensors learned, logits move by {self.moved:.2g} and equal training's "
-            f"to {self.apart:.1g}"
+            f"to {self.apart:.1g}{effect}"
         )
 
 

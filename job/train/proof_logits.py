@@ -1,5 +1,6 @@
 """What the trained model in memory makes of a few rows: what its file has to make of them too, loaded anew."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from job.rundir import RunDir
+from job.train.save import has_taken_from_base
 from job.train.trainer import AdapterTrainer
 
 ROWS, TOKENS = 4, 64
@@ -18,6 +20,15 @@ KEPT = 8
 _PARTS = ("prompt_ids", "input_ids", "chosen_ids", "completion_ids")
 
 Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ProofRow:
+    """Tokens of shape (tokens,), and logits as `last_logits` gives them: of the trained model, and of its base."""
+
+    ids: torch.Tensor
+    tuned: torch.Tensor
+    base: torch.Tensor | None  # None: in training it lacks what the adapter has taken from it
 
 
 def leave_proof_logits(trainer: AdapterTrainer, run_dir: RunDir) -> None:
@@ -30,16 +41,21 @@ def leave_proof_logits(trainer: AdapterTrainer, run_dir: RunDir) -> None:
     with trainer.compute_loss_context_manager():
         for number, ids in enumerate(_first_rows(trainer.task.data_path / "train.arrow")):
             row = torch.tensor(ids)
-            proof |= {f"ids.{number}": row, f"logits.{number}": last_logits(model, row.to(trainer.args.device))}
+            on_device = row.to(trainer.args.device)
+            proof |= {f"ids.{number}": row, f"tuned.{number}": last_logits(model, on_device)}
+            if not has_taken_from_base(trainer.adapted_model):
+                with trainer.adapted_model.disable_adapter():
+                    proof[f"base.{number}"] = last_logits(model, on_device)
     model.train(was_training)
     if trainer.is_world_process_zero():
         save_file(proof, run_dir.proof_logits)
 
 
-def read_proof_logits(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What `leave_proof_logits` wrote: tokens of shape (tokens,), and logits as `last_logits` gives them, per row."""
+def read_proof_logits(path: Path) -> list[ProofRow]:
+    """What `leave_proof_logits` wrote."""
     proof = load_file(path)
-    return [(proof[f"ids.{number}"], proof[f"logits.{number}"]) for number in range(len(proof) // 2)]
+    count = sum(name.startswith("ids.") for name in proof)
+    return [ProofRow(proof[f"ids.{n}"], proof[f"tuned.{n}"], proof.get(f"base.{n}")) for n in range(count)]
 
 
 @torch.no_grad()

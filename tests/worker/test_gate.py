@@ -15,10 +15,9 @@ from job.evaluate.gate import CONFIG, FILE, pass_gate
 from job.records import EvaluateTask, GateFigures, StartingAdapter, TrainTask
 from job.rundir import read_record, write_json
 from job.spec import JobSpec
-from job.train.proof_logits import last_logits
 from job.train.story import train
 from tests.worker.preferences import make_preferences
-from tests.worker.strategies import Inputs, Run, load_in_plain_peft, make_inputs, make_run
+from tests.worker.strategies import Inputs, Run, make_inputs, make_run
 from tests.worker.works import ADAPTERS
 
 pytestmark = pytest.mark.slow
@@ -33,7 +32,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 def trained(inputs: Inputs, root: Path, start: StartingAdapter | None = None, **settings) -> Run:
-    run = make_run(inputs, root, "single", quantization=settings.pop("quantization", "none"))
+    plan = {name: settings.pop(name) for name in ("quantization", "precision") if name in settings}
+    run = make_run(inputs, root, "single", **plan)
     run = replace(run, settings=run.settings | {"max_steps": 2, "learning_rate": 2e-2, "save_steps": 100} | settings)
     _, task = run.write()
     write_json(run.files.train_task, task.model_copy(update={"start": start}))
@@ -151,7 +151,7 @@ def test_another_base_is_found_by_its_logits(run, tmp_path):
     tensors = load_file(model / "model.safetensors")
     save_file({name: tensor * 1.05 for name, tensor in tensors.items()}, model / "model.safetensors", {"format": "pt"})
 
-    with pytest.raises(AdapterRejected, match="apart from those that training ended with"):
+    with pytest.raises(AdapterRejected, match="The base model's logits, without the adapter, are"):
         judge(run, run.adapter, model)
 
 
@@ -160,14 +160,57 @@ def test_an_adapter_that_moves_nothing_is_rejected_although_its_tensors_have_cha
     with_tensors(lambda tensors: [tensor.mul_(1e-9) for name, tensor in tensors.items() if "lora_B" in name])(
         still.adapter
     )
-    rows = {name: ids for name, ids in load_file(run.files.proof_logits).items() if name.startswith("ids.")}
-    model = load_in_plain_peft(run)
-    with model.disable_adapter():
-        of_the_base = {name.replace("ids", "logits"): last_logits(model, ids) for name, ids in rows.items()}
-    save_file(rows | of_the_base, still.files.proof_logits)
+    proof = load_file(run.files.proof_logits)
+    of_the_base = {f"tuned.{number}": proof[f"base.{number}"].clone() for number in range(4)}
+    save_file(proof | of_the_base, still.files.proof_logits)
 
     with pytest.raises(AdapterRejected, match="moves no logit of the base model"):
         judge(still, still.adapter)
+
+
+@pytest.fixture(scope="module")
+def little(inputs, tmp_path_factory) -> Run:
+    """In 16 bits, and so little learned that rounding may move logits further."""
+    return trained(inputs, tmp_path_factory.mktemp("little"), precision="bf16", learning_rate=1e-4)
+
+
+def make_random(tensors: Tensors) -> None:
+    """Of the size that was learned."""
+    for name, tensor in tensors.items():
+        if "lora_B" in name:
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)) * tensor.std())
+
+
+def shrink(tensors: Tensors) -> None:
+    for name, tensor in tensors.items():
+        if "lora_B" in name:
+            tensor.mul_(0.01)
+
+
+def swap_layers(tensors: Tensors) -> None:
+    tensors.update(
+        {name: tensors[name.replace(".0.", ".1.")].clone() for name in list(tensors) if ".layers.0." in name}
+    )
+
+
+SUBTLE = {
+    "random": with_tensors(make_random),
+    "a hundredth": with_tensors(shrink),
+    "one layer twice": with_tensors(swap_layers),
+    "twice the scale": with_config(lora_alpha=64),
+}
+
+
+@pytest.mark.parametrize("fault", SUBTLE)
+def test_rounding_does_not_hide_that_an_adapter_is_not_what_was_trained(little, tmp_path, fault):
+    figures = judge(little, little.adapter)
+    assert figures.moved < figures.tolerance, "logits alone do not tell"
+    assert figures.effect_apart <= figures.effect_tolerance < 0.5
+    adapter = shutil.copytree(little.adapter, tmp_path / "adapter")
+    SUBTLE[fault](adapter)
+
+    with pytest.raises(AdapterRejected, match="What the loaded adapter does to the logits"):
+        judge(little, adapter)
 
 
 def test_a_reward_model_passes_by_its_rewards_and_its_head_has_learned(tmp_path):
