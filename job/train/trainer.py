@@ -29,7 +29,7 @@ from job.train.proof import TOKEN_ROWS
 from job.train.save import check_finite, for_the_untouched_base, has_taken_from_base, save_adapter, whole_adapter
 from job.train.save_pace import SavePace
 from job.train.vocabulary import show_bias
-from job.train.whole_rounds import WholeRounds, with_filler
+from job.train.whole_rounds import fill_rounds, with_filler
 
 TOLD = {"step", "save_s", "eval_loss"}  # of a checkpoint, in the log
 
@@ -133,8 +133,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: DataLoader[Any] = super().get_train_dataloader()
         if self._needs_filler:
-            shard: Any = loader.batch_sampler
-            shard.batch_sampler = WholeRounds(shard.batch_sampler, self.args.world_size, filler=self._rows)
+            fill_rounds(loader, self.args.world_size, filler=self._rows)
         return loader
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

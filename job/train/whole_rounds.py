@@ -1,9 +1,10 @@
 """Every step of the same rows, however many processes share them: at the end of an epoch nothing is trained twice."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from datasets import Dataset, concatenate_datasets
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, DataLoader
 
 _IGNORED = -100  # torch's cross-entropy leaves such labels out
 _TOKENS = 2  # of the filler: enough for a next token to predict, had it a label
@@ -31,6 +32,12 @@ class WholeRounds(BatchSampler):
 
     def __len__(self) -> int:
         return -(-len(self._inner) // self._num_processes) * self._num_processes
+
+
+def fill_rounds(loader: DataLoader[Any], num_processes: int, filler: int) -> None:
+    """Have *loader*, which accelerate has prepared for *num_processes*, draw *filler* where rows are missing."""
+    shard: Any = loader.batch_sampler
+    shard.batch_sampler = WholeRounds(shard.batch_sampler, num_processes, filler)
 
 
 def with_filler(rows: Dataset) -> Dataset:

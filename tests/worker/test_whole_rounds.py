@@ -4,9 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
+from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, SequentialSampler
+from transformers import AutoModelForCausalLM
 
 from job.train.whole_rounds import WholeRounds
 from tests.worker.strategies import make_inputs, make_run
@@ -54,3 +57,34 @@ def test_the_number_of_processes_changes_no_step_at_an_epochs_end(tmp_path: Path
 
     assert len(losses[0]) == STEPS
     assert losses[1] == pytest.approx(losses[0], abs=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True], ids=["rows", "packs"])
+def test_an_evaluation_weighs_each_token_once_on_any_number_of_processes(tmp_path: Path, packing: bool):
+    (tmp_path / "inputs").mkdir()
+    inputs = make_inputs(tmp_path / "inputs", rows=60 if packing else 14, packing=packing, eval_fraction=0.5)
+    rows = Dataset.from_file(str(inputs.data / "eval.arrow"))
+    assert len(rows) % (2 if packing else 4), "two processes could share them"
+
+    for strategy, processes in (("single", 1), ("ddp", 2)):
+        packed = {"packing": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8 // processes}
+        run = make_run(inputs, tmp_path / strategy, strategy, **(packed if packing else {}))
+        run = replace(run, settings=run.settings | {"max_steps": 1, "eval_fraction": 0.5}).execute()
+        before = run.result.eval_history[0]
+        assert (before.step, before.values["eval_loss"]) == (0, pytest.approx(nll(inputs.model, rows), abs=1e-5))
+
+
+@torch.no_grad()
+def nll(folder: Path, rows: Dataset) -> float:
+    """The mean over all trained tokens, one sequence after the other through the model of *folder*."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    losses = []
+    for row in rows:
+        begin = 0
+        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
+            ids, labels = (torch.tensor(row[name][begin : begin + length]) for name in ("input_ids", "labels"))
+            predicted = model(input_ids=ids[None]).logits[0, :-1]
+            losses.append(cross_entropy(predicted, labels[1:], reduction="none")[labels[1:] != -100])
+            begin += length
+    return float(torch.cat(losses).mean())
