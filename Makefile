@@ -5,13 +5,16 @@ RUN := demo-run
 # Test processes: most of their time is other processes' imports.
 JOBS ?= 2
 
-.PHONY: demo test chaos lint generate lock bench bench-prepare test-container test-gpu gpu-tests gpu-memory gpu-speed image clean
+.PHONY: demo test test-all chaos lint generate lock bench bench-prepare test-container test-gpu gpu-tests gpu-memory gpu-speed image clean
 
 demo: .venv/.installed ## make a tiny base model, fine-tune it through the real entrypoint, compare
 	@examples/demo/run.sh $(BIN)/python $(RUN)
 
-test: .venv/.installed ## every test that needs no container engine and no GPU
-	$(BIN)/python -m pytest -m "not container and not gpu" --numprocesses $(JOBS) --dist loadfile
+test: .venv/.installed ## what needs no container engine and no GPU, each kind of case once
+	$(BIN)/python -m pytest -m "not container and not gpu and not thorough" --numprocesses $(JOBS) --dist loadfile --durations 40
+
+test-all: .venv/.installed ## every test that needs no container engine and no GPU; after a new lock, before a release
+	$(BIN)/python -m pytest -m "not container and not gpu" --numprocesses $(JOBS) --dist loadfile --durations 100
 
 chaos: .venv/.installed ## every fault of docs/chaos.md, which it writes; about an hour
 	$(BIN)/python -m tests.chaos
