@@ -1,4 +1,5 @@
-"""The adapters that a job can train: of each what PEFT calls it, which settings are its own, and what it begins as.
+"""The adapters that a job can train: of each what PEFT calls it, which settings are its own, and what it begins as. And
+``full``, which is none: the weights of the model themselves.
 
 What upstream can combine them with stands in `job.compatibility`. PEFT itself is imported by the worker alone.
 """
@@ -21,7 +22,7 @@ SPECIAL = ("target_modules", "modules_to_save", *sorted(_LORA), "num_virtual_tok
 class Kind:
     """One value of ``JOB_ADAPTER``."""
 
-    config: str  # PEFT's class
+    config: str  # PEFT's class; none for all weights
     label: str
     settings: frozenset[str]  # of SPECIAL, those that it has
     # Every adapted module has a tensor of this name, which holds this value until something is learned. A LoRA that
@@ -30,6 +31,16 @@ class Kind:
     neutral: float | None
     # Fields of PEFT's class that decide its size, where no setting does: PEFT's own defaults.
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the model itself is trained, with nothing beside it."""
+        return not self.config
+
+    @property
+    def folder(self) -> str:
+        """Where the result's weights lie in an output."""
+        return "model" if self.is_full else "adapter"
 
     @property
     def is_prompt(self) -> bool:
@@ -55,6 +66,7 @@ KINDS: dict[str, Kind] = {
     ),
     "oft": Kind("OFTConfig", "OFT", _TARGETED, "oft_R", 0.0, {"r": 0, "oft_block_size": 32, "block_share": False}),
     "vera": Kind("VeraConfig", "VeRA", _TARGETED, "vera_lambda_b", 0.0, {"r": 256, "d_initial": 0.1}),
+    "full": Kind("", "all weights", frozenset(), "", None),
 }
 
 

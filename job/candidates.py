@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from job.activations import Adapter, activations, formula_holds, is_masked
 from job.adapters import KINDS
 from job.batch import MAX_SHARE, Batch
-from job.compatibility import adapter_dtypes, can_checkpoint, quantizations, settled_optim, works
+from job.compatibility import adapter_dtypes, can_checkpoint, can_offload, quantizations, settled_optim, works
 from job.facts.gpus import GpuSpeed, speed_of
 from job.memory import BYTES, Setup, cache_per_token, estimate
 from job.methods import METHODS
@@ -72,7 +72,12 @@ def ways(case: Case) -> Iterator[Way]:
                 yield Way(strategy, quantization)
     # A quantized base is whole on each GPU while it is loaded: where that fits, nothing need be offloaded.
     exact = quantizations(spec)[0]
-    if spec.cpu_offload is not False and spec.strategy in ("auto", sharded) and works(spec, sharded, exact):
+    if (
+        spec.cpu_offload is not False
+        and can_offload(spec)
+        and spec.strategy in ("auto", sharded)
+        and works(spec, sharded, exact)
+    ):
         yield Way(sharded, exact, cpu_offload=True)
 
 
@@ -122,6 +127,7 @@ def candidate(case: Case, way: Way, checkpointing: bool, per_device: int) -> Can
         sequences=method.sequences,
         forwards=method.forwards,
         scores=case.spec.method == "reward",
+        full=KINDS[case.spec.adapter].is_full,
     )
     smallest_gib = min(gpu.memory_gib for gpu in case.facts.hardware.gpus)
     memory = estimate(case.parameters, _activations(case, setup), setup, smallest_gib)

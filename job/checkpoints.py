@@ -66,7 +66,8 @@ def _needed(layout: Layout) -> list[str]:
         case "zero2" | "zero3":
             return [*common, "latest", *_deepspeed_files(layout)]
         case _:
-            return [*common, "optimizer.pt", "adapter_model.safetensors"]
+            weights = "model.safetensors" if layout.full else "adapter_model.safetensors"
+            return [*common, "optimizer.pt", weights]
 
 
 def _random_states(num_processes: int) -> list[str]:

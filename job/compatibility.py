@@ -66,6 +66,12 @@ def can_checkpoint(spec: Settings) -> bool:
     return spec.adapter != "prefix"
 
 
+def can_offload(spec: Settings) -> bool:
+    """Whether the base can wait in the host's memory. Of weights that are trained the gradients and the optimizer's
+    step would go there too, on the CPU."""
+    return not KINDS[spec.adapter].is_full
+
+
 def can_pack(spec: Settings) -> bool:
     """Whether rows can share a sequence: virtual tokens would stand before the first of them alone."""
     return not KINDS[spec.adapter].is_prompt
@@ -74,6 +80,8 @@ def can_pack(spec: Settings) -> bool:
 def _to_the_base(spec: Settings, quantization: Quantization) -> str | None:
     if quantization == "none":
         return None
+    if KINDS[spec.adapter].is_full:
+        return "weights of 4 or 8 bits take no gradient"
     if spec.adapter in ("loha", "lokr") and quantization == "nf4":
         return "PEFT shapes its product after the weight, which 4-bit storage has packed into one column"
     if spec.use_dora and quantization == "int8":

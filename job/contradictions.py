@@ -25,6 +25,8 @@ def contradictions(spec: Settings) -> Iterator[str]:
     if METHODS[spec.method].draws:
         yield from of_rewards(spec)
     yield from _of_adapter(spec)
+    if KINDS[spec.adapter].is_full:
+        yield from _of_all_weights(spec)
     yield from _of_optimization(spec)
     yield from _of_evaluation(spec)
     yield from _of_running(spec)
@@ -148,6 +150,30 @@ def _of_adapter(spec: Settings) -> Iterator[str]:
         yield (
             f"JOB_PACKING=true contradicts JOB_ADAPTER={spec.adapter}: its virtual tokens would stand before the first "
             "row of a pack alone; leave it unset"
+        )
+
+
+def _of_all_weights(spec: Settings) -> Iterator[str]:
+    """What an adapter makes possible: a base that is still there."""
+    if spec.beta:
+        others = "; set JOB_BETA=0, or use lora" if METHODS[spec.method].draws else "; use lora"
+        yield (
+            f"JOB_ADAPTER=full leaves JOB_METHOD={spec.method} no reference, which is the base below an adapter{others}"
+        )
+    if spec.adapter_uri:
+        yield (
+            "JOB_ADAPTER=full has no adapter that could start from JOB_ADAPTER_URI; merge that one into its base "
+            "yourself and name the result in JOB_MODEL"
+        )
+    if spec.cpu_offload is True:
+        yield (
+            "JOB_CPU_OFFLOAD=true contradicts JOB_ADAPTER=full, whose weights would all be updated by the CPU; leave "
+            "it unset, or use lora"
+        )
+    if spec.load_best_model_at_end and _evaluates(spec):
+        yield (
+            "JOB_LOAD_BEST_MODEL_AT_END=true would hold all weights of JOB_ADAPTER=full twice in every process; leave "
+            "it unset, and end at the best with JOB_EARLY_STOPPING_PATIENCE"
         )
 
 

@@ -70,7 +70,7 @@ def make_result(
     run.console.scores(made.scores)
     if judgement.objection:
         raise _rejected(run, made, judgement, output, attempt)
-    write_reports(made, output.place(), run.dir, run.dir.metrics)
+    write_reports(made, output.place(run.spec), run.dir, run.dir.metrics)
 
 
 def _ask_anew(run: Run, inputs: Inputs, made: Made) -> None:
@@ -243,7 +243,7 @@ def _ended_early(run: Run, made: Made, error: JobError, output: Output, attempt:
 
 def _set_apart(run: Run, made: Made, folder: str, output: Output, attempt: Attempt, cause: str = "") -> JobError | None:
     """Publish what is no success under *folder*; what went wrong with it, if something did."""
-    write_reports(made, output.place(folder), run.dir, run.dir.partial_metrics)
+    write_reports(made, output.place(run.spec, folder), run.dir, run.dir.partial_metrics)
     run.console.curve(reported_curve(run.dir.partial_metrics))
 
     def upload() -> None:

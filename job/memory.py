@@ -68,6 +68,7 @@ class Setup:
     sequences: int = 1  # of each row
     forwards: int = 0  # passes over a micro-batch of which nothing is kept
     scores: bool = False  # one number for each sequence, and no head over the vocabulary
+    full: bool = False  # the base's own weights are trained, and nothing beside them
 
     @property
     def tokens(self) -> int:
@@ -132,6 +133,8 @@ def _loading(parameters: Parameters, setup: Setup) -> list[MemoryItem]:
 
 def _base(parameters: Parameters, setup: Setup) -> MemoryItem:
     whole = base_bytes(parameters, setup)
+    if setup.full:
+        return MemoryItem(name="base weights", gib=0, why="trained, and counted so")
     if setup.cpu_offload:
         return MemoryItem(name="base weights", gib=0, why="in the host's memory")
     held = {"none": setup.precision, "int8": "int8 linear layers", "nf4": "NF4 linear layers"}[setup.quantization]
@@ -170,7 +173,7 @@ def _adapter(parameters: Parameters, setup: Setup) -> list[MemoryItem]:
     cast = BYTES["bf16"] if setup.autocasts else 0
     return [
         MemoryItem(
-            name="adapter and gradients",
+            name="weights and gradients" if setup.full else "adapter and gradients",
             gib=parameters.adapter * (BYTES[setup.adapter_dtype] / held + gradients / updated + cast) / GIB,
             why=f"{parameters.adapter / 1e6:.1f}M parameters in {setup.adapter_dtype}",
         ),
@@ -232,6 +235,8 @@ def _peak(parameters: Parameters, activations: Activations, setup: Setup) -> Mem
     """The larger of two moments: the loss head's backward pass, or that of one layer."""
     tile = min(setup.tokens, TILE_TOKENS) * TILE_VOCABULARY * BYTES["bf16"]
     head = 0 if setup.scores else tile + setup.tokens * parameters.hidden * HEAD_BYTES
+    # The head's own gradient is summed over the tiles in 32 bits (chunked_logprob.py, `backward`).
+    head += BYTES["fp32"] * parameters.head if setup.full else 0
     recomputed = activations.layer if setup.gradient_checkpointing else 0
     dequantized = 0 if setup.quantization == "none" else BYTES[setup.precision] * parameters.largest_linear
     layer = setup.tokens * (activations.transient + recomputed) + dequantized

@@ -5,11 +5,12 @@ from typing import Any
 
 from job.records import Format
 
-# Of a method's learning rate, which is for LoRA, what others take. All weights: about a tenth, as adapters begin at
-# nothing. (IA)³ and VeRA learn factors that multiply what is there, of which a large change does little: 3e-3 for sft,
-# as T-Few takes for (IA)³ (arXiv 2205.05638), and an order of magnitude more than LoRA for VeRA (arXiv 2310.11454).
-# Virtual tokens reach the answer through attention alone: prompt tuning began with 0.3 (arXiv 2104.08691).
-SHARES = {"full": 0.1, "ia3": 15.0, "vera": 10.0, "prefix": 50.0, "prompt": 50.0}
+# Of a method's learning rate, which is for LoRA, what others take. All weights: a twentieth, 1e-5 for sft, as adapters
+# begin at nothing and they do not. (IA)³ and VeRA learn factors that multiply what is there, of which a large change
+# does little: 3e-3 for sft, as T-Few takes for (IA)³ (arXiv 2205.05638), and an order of magnitude more than LoRA for
+# VeRA (arXiv 2310.11454). Virtual tokens reach the answer through attention alone: prompt tuning began with 0.3 (arXiv
+# 2104.08691).
+SHARES = {"full": 0.05, "ia3": 15.0, "vera": 10.0, "prefix": 50.0, "prompt": 50.0}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Method:
     def defaults(self, adapter: str) -> dict[str, Any]:
         """The settings that are left to the method, with *adapter*."""
         settings = {name: value for name, value in self.settings.items() if value is not None}
+        if adapter == "full":  # of which every process would hold the best beside the present
+            settings["load_best_model_at_end"] = False
         return {"learning_rate": self.learning_rate * SHARES.get(adapter, 1.0), **settings}
 
     @property

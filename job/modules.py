@@ -21,7 +21,7 @@ def check_modules(spec: JobSpec, model: ModelFacts) -> None:
         BadSpec: it has not, or they cannot; the message names a module that it has.
     """
     adapter = spec.adapter
-    if KINDS[adapter].is_prompt:
+    if KINDS[adapter].is_prompt or KINDS[adapter].is_full:
         return
     if adapter in _NOT_TRANSPOSED and model.model_type in TRANSPOSED:
         raise BadSpec(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from job.adapters import KINDS
 from job.errors import AccessDenied, NotFound, OutputTaken
 from job.records import Decided
 from job.spec import JobSpec
@@ -18,7 +19,7 @@ STATE_BRANCH = "graft-run"
 _CHECKPOINT = re.compile(r"checkpoints/[^/]+/manifest\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 60  # characters of a setting in a message
-_OURS = ("adapter/", "metrics.json", "dataset_report.json", "report.html", MANIFEST)
+_OURS = ("adapter/", "model/", "metrics.json", "dataset_report.json", "report.html", MANIFEST)
 
 
 class Output:
@@ -30,17 +31,20 @@ class Output:
         self.on_hub = isinstance(uri, HubUri)
         self.result: Store = open_store(uri)
         self.state: Store = open_store(uri, branch=STATE_BRANCH) if self.on_hub else self.result
-        # At the root of a repository, so that PeftModel.from_pretrained("org/name") finds it.
-        self.adapter_prefix = "" if self.on_hub else "adapter/"
         self.conditional = True  # until probe_write finds that the store knows no create-if-absent
         self._repo_id = uri.repo_id if isinstance(uri, HubUri) else ""
 
-    def place(self, folder: str = "") -> tuple[str, str]:
-        """What loads an adapter from *folder* of this output, or without one the result's: a repository id with its
-        subfolder, or the adapter's folder and nothing."""
+    def prefix(self, spec: JobSpec) -> str:
+        """Of the paths of the result's weights; at the root of a repository, so that ``from_pretrained("org/name")``
+        finds them."""
+        return "" if self.on_hub else f"{KINDS[spec.adapter].folder}/"
+
+    def place(self, spec: JobSpec, folder: str = "") -> tuple[str, str]:
+        """What loads weights from *folder* of this output, or without one the result's: a repository id with its
+        subfolder, or their folder and nothing."""
         if self.on_hub:
             return self._repo_id, folder
-        return f"{self.text.rstrip('/')}/{folder or 'adapter'}", ""
+        return f"{self.text.rstrip('/')}/{folder or KINDS[spec.adapter].folder}", ""
 
     def manifest(self, fingerprint: str) -> dict[str, Any] | None:
         """The manifest of this run's finished result; None when there is no result yet.

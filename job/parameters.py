@@ -75,11 +75,12 @@ def count_parameters(model: ModelFacts, adapter: str, fields: Mapping[str, Any])
 def scoring(parameters: Parameters, model: ModelFacts) -> Parameters:
     """*parameters* with a head that gives one number, trained whole, in the place of that over the vocabulary."""
     heads = sum(group.numel for group in model.tensors if group.name.endswith(_OUTPUT_HEADS))
+    left = heads if parameters.adapter == parameters.total else 0  # where all weights are trained
     return replace(
         parameters,
         outside=parameters.outside - heads,
         head=parameters.hidden,
-        adapter=parameters.adapter + parameters.hidden,
+        adapter=parameters.adapter - left + parameters.hidden,
     )
 
 
@@ -95,7 +96,10 @@ def is_mixture(model: ModelFacts) -> bool:
 
 
 def _adapter(model: ModelFacts, adapter: str, fields: Mapping[str, Any], targetable: list[TensorGroup]) -> int:
-    """Virtual tokens; or what stands in the targeted modules, and the modules that are trained whole."""
+    """All there is; or virtual tokens; or what stands in the targeted modules, and the modules that are trained
+    whole."""
+    if adapter == "full":
+        return sum(group.numel for group in model.tensors)
     if adapter == "prompt":
         return int(fields["num_virtual_tokens"] * _hidden(model))
     if adapter == "prefix":

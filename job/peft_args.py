@@ -45,6 +45,10 @@ _WORDS = {
 def problems_of(adapter: str, args: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with *args* for *adapter*, a sentence each without its full stop."""
     kind = KINDS[adapter]
+    if kind.is_full:
+        if args:
+            yield f"JOB_PEFT_ARGS is for adapters, and JOB_ADAPTER={adapter} trains the model itself; leave it unset"
+        return
     fields = PEFT_FIELDS[kind.config]
     for name, value in args.items():
         setting = _VARIABLES.get(name, "")

@@ -6,6 +6,7 @@ The story: the host, the batch (`job.batch`), then the choice by memory and spee
 from dataclasses import replace
 from typing import Any
 
+from job.activations import formula_holds
 from job.adapters import peft_fields
 from job.batch import settle_batch
 from job.candidates import Case, per_device_sizes
@@ -99,7 +100,7 @@ def _parameters(spec: JobSpec, facts: Facts) -> Parameters:
     counted = count_parameters(facts.model, spec.adapter, peft_fields(spec))
     if spec.method == "reward":
         counted = scoring(counted, facts.model)
-    if facts.dry_run and not facts.dry_run.failure:
+    if facts.dry_run and not facts.dry_run.failure and not formula_holds(spec, facts.model.config):
         return replace(counted, adapter=facts.dry_run.adapter_parameters)
     return counted
 

@@ -29,7 +29,7 @@ def publish(outputs: list[Output], run_dir: RunDir, spec: JobSpec, attempt: int)
     """
     primary, *secondaries = outputs
     result = _result(run_dir, run_dir.metrics, spec, attempt)
-    _publish_one(primary, result)
+    _publish_one(primary, result, spec)
     _publish_secondaries(secondaries, result, spec)
 
 
@@ -74,7 +74,7 @@ def copy_to_secondaries(outputs: list[Output], manifest: dict[str, Any], spec: J
     missing = [output for output in secondaries if output.look(spec) is None]
     if missing:
         _fetch(primary, manifest, scratch)
-        local = {path.removeprefix(primary.adapter_prefix): scratch / path for path in manifest["files"]}
+        local = {path.removeprefix(primary.prefix(spec)): scratch / path for path in manifest["files"]}
         reports = {name: local.pop(name) for name in REPORTS if name in local}  # an earlier version made fewer
         facts = {"fingerprint": spec.fingerprint, "attempt": manifest["attempt"]}
         _publish_secondaries(missing, Result(local, reports, facts), spec)
@@ -110,7 +110,7 @@ def _publish_secondaries(outputs: list[Output], result: Result, spec: JobSpec) -
             if output.look(spec) is None:  # nobody else's, which it may have become while the job trained
                 output.probe_write()
                 output.mark(spec)
-                _publish_one(output, result)
+                _publish_one(output, result, spec)
         except JobError as error:
             failed.append(f"{output.text} ({error.cause})")
     if failed:
@@ -120,8 +120,8 @@ def _publish_secondaries(outputs: list[Output], result: Result, spec: JobSpec) -
         )
 
 
-def _publish_one(output: Output, result: Result) -> None:
-    adapter = {output.adapter_prefix + name: path for name, path in result.adapter.items()}
+def _publish_one(output: Output, result: Result, spec: JobSpec) -> None:
+    adapter = {output.prefix(spec) + name: path for name, path in result.adapter.items()}
     files = adapter | dict(result.reports)
     output.result.publish(files, make_manifest(files, result.facts))
 

@@ -21,6 +21,8 @@ def why_strategy(case: Case, choice: Choice) -> str:
         without = "without that" if before.strategy == setup.strategy else f"with {before.strategy}"
         return f"{what}: {without} each GPU {before.verdict}"
     if setup.strategy == "ddp":
+        if setup.full:
+            return f"{what}: all weights fit beside the activations, so that only their gradients travel"
         return f"{what}: the base fits beside its activations, so that only the adapter's gradients travel"
     return what
 
@@ -38,6 +40,8 @@ def why_quantization(case: Case, choice: Choice, decided: Decided | None) -> str
 
 
 def _why_exact(taken: Setup, choice: Choice) -> str:
+    if taken.full:
+        return f"none: all weights are trained, in {taken.adapter_dtype}"
     if not taken.cpu_offload:
         return f"none: the base fits in {taken.precision}"
     quantized = [other for other in choice.alternatives if other.quantization != "none"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from job.adapters import KINDS
 from job.candidates import Case
 from job.choice import best_of_each_way, choose, host_lacks
 from job.errors import BadSpec
@@ -64,6 +65,8 @@ def _settings(case: Case) -> Iterator[tuple[JobSpec, str]]:
     """Settings that the user has narrowed, opened one at a time and then together; then shorter rows."""
     for name, value in _narrowed(case.spec).items():
         yield case.spec.model_copy(update={name: value}), _leave([name])
+    if KINDS[case.spec.adapter].is_full:
+        yield case.spec.model_copy(update={"adapter": "lora"}), "Set JOB_ADAPTER=lora"
     for spec, before in _starts(case.spec):
         if before:
             yield spec, before

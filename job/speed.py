@@ -27,7 +27,9 @@ def flops_per_token(parameters: Parameters, setup: Setup) -> float:
     matrices = 2 * parameters.multiplied
     again = 1 if setup.gradient_checkpointing else 0
     again += setup.forwards
-    return (2 + again) * matrices + (6 + 2 * again) * parameters.adapter + _attention(parameters, setup, again)
+    # Of weights that are trained themselves there is but their own gradient more.
+    trained = matrices if setup.full else (6 + 2 * again) * parameters.adapter
+    return (2 + again) * matrices + trained + _attention(parameters, setup, again)
 
 
 def _attention(parameters: Parameters, setup: Setup, again: int) -> float:

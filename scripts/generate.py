@@ -65,7 +65,7 @@ def peft_fields_module() -> str:
         "",
     ]
     lines += ["# By configuration: its fields, and of plain ones the kinds of value that they take.", "PEFT_FIELDS = {"]
-    for config in sorted({kind.config for kind in KINDS.values()}):
+    for config in sorted({kind.config for kind in KINDS.values() if not kind.is_full}):
         lines += [f'    "{config}": {{']
         fields = sorted(dataclasses.fields(getattr(peft, config)), key=lambda field: field.name)
         lines += [f'        "{field.name}": "{_plain(field.type)}",' for field in fields]

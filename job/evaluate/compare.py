@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from job.errors import AdapterRejected
-from job.evaluate.load import device_of
+from job.evaluate.load import Tuned, device_of
 from job.evaluate.tolerance import tolerance
 from job.records import EvaluateTask
 from job.spec import JobSpec
@@ -63,7 +62,7 @@ class _Effect:
         return _OF_EFFECT + _OF_ROUNDING * (self._base / self._trained) ** 0.5 if self._trained else None
 
 
-def compare(spec: JobSpec, task: EvaluateTask, model: PeftModel, proof: Path) -> Compared:
+def compare(spec: JobSpec, task: EvaluateTask, model: Tuned, proof: Path) -> Compared:
     """*model*, loaded anew, against *proof*, what the trained model made of a few rows (`job.train.proof_logits`).
 
     Raises:
@@ -87,13 +86,13 @@ def compare(spec: JobSpec, task: EvaluateTask, model: PeftModel, proof: Path) ->
     return found
 
 
-def _logits(model: PeftModel, ids: torch.Tensor, task: EvaluateTask) -> tuple[torch.Tensor, torch.Tensor]:
-    """With the adapter, and without."""
+def _logits(model: Tuned, ids: torch.Tensor, task: EvaluateTask) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the trained model and of its base."""
     device, dtype = device_of(task), DTYPES[task.plan.precision]
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        tuned = last_logits(model, ids.to(device))
-        with model.disable_adapter():
-            return tuned, last_logits(model, ids.to(device))
+        tuned = last_logits(model.model, ids.to(device))
+        with model.base() as base:
+            return tuned, last_logits(base, ids.to(device))
 
 
 def _check(found: Compared, base_apart: float, moves: float) -> None:
@@ -105,13 +104,13 @@ def _check(found: Compared, base_apart: float, moves: float) -> None:
         )
     if not found.apart <= found.tolerance:
         raise AdapterRejected(
-            f"The loaded adapter's logits are {found.apart:.2g} apart from those that training ended with; rounding "
+            f"The loaded weights' logits are {found.apart:.2g} apart from those that training ended with; rounding "
             f"explains {found.tolerance:.2g}.",
             _TRAIN_AGAIN,
         )
     if found.moved <= moves:
         raise AdapterRejected(
-            f"The adapter moves no logit of the base model by more than {found.moved:.2g}, which is rounding.",
+            f"The trained weights move no logit of the base model by more than {found.moved:.2g}, which is rounding.",
             _LEARN_MORE,
         )
     if found.effect_apart is not None and not found.effect_apart <= (found.effect_tolerance or 0.0):

@@ -1,23 +1,26 @@
 """The adapter gate: whether the files that are to be published are what was trained, and have learned."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import AutoConfig, PreTrainedModel
 
 from job.adapters import KINDS
 from job.errors import AdapterRejected
 from job.evaluate.compare import compare
 from job.evaluate.evidence import parts, unlearned
-from job.evaluate.load import expected_tensors, load_untouched, put_on
+from job.evaluate.load import Tuned, adapter_of, load_tuned, load_untouched, weights_of
 from job.records import EvaluateTask, GateFigures
 from job.spec import JobSpec
 
 FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_FILES = {False: FILE, True: "model.safetensors"}  # by whether all weights are trained
+_KIND = {False: "adapter", True: "model"}
 _LEARN_MORE = "Raise JOB_LEARNING_RATE or train for more steps."
 _TRAIN_AGAIN = "Run the job again on another machine, with another JOB_OUTPUT_URI."
 _SAID = 300  # characters of an exception of upstream's
@@ -25,52 +28,67 @@ _SAID = 300  # characters of an exception of upstream's
 Tensors = Mapping[str, torch.Tensor]
 
 
-def pass_gate(spec: JobSpec, task: EvaluateTask, proof: Path) -> tuple[PeftModel, GateFigures]:
-    """The adapter of *task* on its base, in evaluation mode, and what was found. *proof*: what the trained model made
-    of a few rows (`job.train.proof_logits`).
+def pass_gate(spec: JobSpec, task: EvaluateTask, proof: Path) -> tuple[Tuned, GateFigures]:
+    """The adapter of *task* on its base, or the whole model beside it, in evaluation mode, and what was found. *proof*:
+    what the trained model made of a few rows (`job.train.proof_logits`).
 
     Raises:
         AdapterRejected: by the first check that it fails, with the figures.
     """
-    tensors = _read(task.adapter / FILE)
-    _check_finite(tensors)
+    tensors = _read(_files(spec, task.adapter))
+    _check_finite(tensors, _FILES[_is_full(spec)])
     _check_config(spec, task)
-    model = _load(spec, task)
-    _check_complete(tensors, expected_tensors(model))
-    found = list(parts(model, spec.adapter))
+    tuned = _load(spec, task, tensors)
+    found = list(parts(tuned, spec.adapter))
     if left := unlearned(found):
         raise AdapterRejected(
-            f"{len(left)} of {len(found)} adapter tensors are what they began as, first {left[0]}.", _LEARN_MORE
+            f"{len(left)} of {len(found)} {_KIND[_is_full(spec)]} tensors are what they began as, first {left[0]}.",
+            _LEARN_MORE,
         )
-    compared = compare(spec, task, model, proof)
-    return model, GateFigures(
+    compared = compare(spec, task, tuned, proof)
+    return tuned, GateFigures(
         tensors=len(found), learned=sum(part.learned for part in found), **dataclasses.asdict(compared)
     )
 
 
-def _read(path: Path) -> Tensors:
-    try:
-        tensors: Tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        size = f"of {path.stat().st_size:,} bytes " if path.exists() else ""
-        raise AdapterRejected(f"{path.name} {size}cannot be read back: {_first_line(error)}.", _TRAIN_AGAIN) from error
+def _is_full(spec: JobSpec) -> bool:
+    return KINDS[spec.adapter].is_full
+
+
+def _files(spec: JobSpec, folder: Path) -> list[Path]:
+    """An adapter has one file; a model may have several, and is rejected for want of tensors where one is missing."""
+    return (sorted(folder.glob("model*.safetensors")) if _is_full(spec) else []) or [folder / _FILES[_is_full(spec)]]
+
+
+def _read(files: Sequence[Path]) -> Tensors:
+    tensors: dict[str, torch.Tensor] = {}
+    for path in files:
+        try:
+            tensors |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            size = f"of {path.stat().st_size:,} bytes " if path.exists() else ""
+            cause = f"{path.name} {size}cannot be read back: {_first_line(error)}."
+            raise AdapterRejected(cause, _TRAIN_AGAIN) from error
     if not tensors:
-        raise AdapterRejected(f"{path.name} holds no tensor.", _TRAIN_AGAIN)
+        raise AdapterRejected(f"{files[0].name} holds no tensor.", _TRAIN_AGAIN)
     return tensors
 
 
-def _check_finite(tensors: Tensors) -> None:
+def _check_finite(tensors: Tensors, file: str) -> None:
     broken = {name: tensor for name, tensor in tensors.items() if not torch.isfinite(tensor).all()}
     for name, tensor in broken.items():
         count = int((~torch.isfinite(tensor)).sum())
         raise AdapterRejected(
-            f"{FILE} holds NaN or infinity in {len(broken)} of {len(tensors)} tensors: {count:,} of "
+            f"{file} holds NaN or infinity in {len(broken)} of {len(tensors)} tensors: {count:,} of "
             f"{tensor.numel():,} values in {name}.",
             "Lower JOB_LEARNING_RATE.",
         )
 
 
 def _check_config(spec: JobSpec, task: EvaluateTask) -> None:
+    if _is_full(spec):
+        _check_model_config(task)
+        return
     try:
         config = PeftConfig.from_pretrained(str(task.adapter))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -83,29 +101,50 @@ def _check_config(spec: JobSpec, task: EvaluateTask) -> None:
         raise AdapterRejected(f"{CONFIG} names the base model {base}, and {trained} was trained.", _TRAIN_AGAIN)
 
 
-def _load(spec: JobSpec, task: EvaluateTask) -> PeftModel:
-    base = load_untouched(spec, task)
+def _check_model_config(task: EvaluateTask) -> None:
     try:
-        return put_on(base, task.adapter, task)
+        kind = AutoConfig.from_pretrained(task.adapter).model_type
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterRejected(f"config.json cannot be read back: {_first_line(error)}.", _TRAIN_AGAIN) from error
+    trained = AutoConfig.from_pretrained(task.train.model_path).model_type
+    if kind != trained:
+        raise AdapterRejected(f"config.json is of a {kind}, and a {trained} was trained.", _TRAIN_AGAIN)
+
+
+def _load(spec: JobSpec, task: EvaluateTask, tensors: Tensors) -> Tuned:
+    """Of a model's parts one that is missing is an error to transformers; what PEFT misses, it makes up."""
+    base = load_untouched(spec, task)
+    if _is_full(spec):
+        _check_complete(tensors, weights_of(base), _FILES[True])
+    tuned = _put_together(spec, task, base)
+    if not _is_full(spec):
+        _check_complete(tensors, adapter_of(tuned.model), FILE)
+    return tuned
+
+
+def _put_together(spec: JobSpec, task: EvaluateTask, base: PreTrainedModel) -> Tuned:
+    try:
+        return load_tuned(spec, base, task.adapter, task)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
             raise  # of the GPU, not of the adapter
-        raise AdapterRejected(f"PEFT cannot load the adapter: {_first_line(error)}.", _TRAIN_AGAIN) from error
+        said = "Transformers cannot load the model" if _is_full(spec) else "PEFT cannot load the adapter"
+        raise AdapterRejected(f"{said}: {_first_line(error)}.", _TRAIN_AGAIN) from error
 
 
-def _check_complete(tensors: Tensors, expected: Tensors) -> None:
+def _check_complete(tensors: Tensors, expected: Tensors, file: str) -> None:
     if missing := sorted(expected.keys() - tensors.keys()):
         raise AdapterRejected(
-            f"{FILE} lacks {len(missing)} of {len(expected)} tensors, first {missing[0]}.", _TRAIN_AGAIN
+            f"{file} lacks {len(missing)} of {len(expected)} tensors, first {missing[0]}.", _TRAIN_AGAIN
         )
     if extra := sorted(tensors.keys() - expected.keys()):
         raise AdapterRejected(
-            f"{FILE} holds {_count(extra, 'tensor')} that such an adapter has not, first {extra[0]}.", _TRAIN_AGAIN
+            f"{file} holds {_count(extra, 'tensor')} that it should not, first {extra[0]}.", _TRAIN_AGAIN
         )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise AdapterRejected(
-                f"{FILE}: {name} is of shape {_shape(tensor)}, and has to be {_shape(expected[name])}.", _TRAIN_AGAIN
+                f"{file}: {name} is of shape {_shape(tensor)}, and has to be {_shape(expected[name])}.", _TRAIN_AGAIN
             )
 
 

@@ -44,14 +44,6 @@ def generate(
     return [answers[index] for index in range(len(prompts))]
 
 
-@contextlib.contextmanager
-def as_base(model: PeftModel) -> Iterator[PreTrainedModel]:
-    """The model below the adapter, which is off meanwhile; that of virtual tokens stands before the model and not in
-    it."""
-    with model.disable_adapter():
-        yield model.get_base_model()
-
-
 def _plain(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 

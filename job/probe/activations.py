@@ -8,7 +8,7 @@ loss head is apart: the last hidden state is let go, and a gradient of its shape
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from job.adapters import KINDS
 from job.child import run_child
 from job.probe.layers import Depths, depths, quantized_linears, stack
 from job.probe.live import Bytes, GpuKernels, LiveBytes
@@ -36,6 +37,9 @@ REASON_LENGTH = 160  # characters; upstream's messages can be a page long
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # transformers' sdpa, with the mask it gets decided here: on fake tensors upstream cannot look whether one is needed.
 UNMASKED, MASKED = "graft_unmasked", "graft_masked"
+
+
+Trainable: TypeAlias = PeftModel | PreTrainedModel
 
 
 class Parts(NamedTuple):
@@ -66,7 +70,7 @@ def measure(config: PreTrainedConfig, task: DryRunTask, tensors: AbstractContext
         linears, layers = quantized_linears(base), stack(base)
         deep = depths(layers, config)
         del layers[deep.more :]
-        model = get_peft_model(base, _adapter(task, base), autocast_adapter_dtype=False).train()
+        model = _trainable(base, task).train()
         _leave_nothing_to_chance(model)
     more, more_adapters = _all_parts(model, task, tensors), _adapter_parameters(model)
     del layers[deep.few :]
@@ -96,24 +100,33 @@ def _mask(batch_size: int, q_length: int, kv_length: int, **kwargs: Any) -> torc
     return torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool)
 
 
+def _trainable(base: PreTrainedModel, task: DryRunTask) -> Trainable:
+    """*base* under its adapter, or where all weights are trained as it is."""
+    return (
+        base
+        if KINDS[task.adapter].is_full
+        else get_peft_model(base, _adapter(task, base), autocast_adapter_dtype=False)
+    )
+
+
 def _adapter(task: DryRunTask, model: PreTrainedModel) -> PeftConfig:
     # Nothing that begins with the base's weights can be worked out without them, and it has LoRA's shapes.
     fields = task.fields | ({"init_lora_weights": True} if "init_lora_weights" in task.fields else {})
     return peft_config(task.adapter, fields, model)
 
 
-def _leave_nothing_to_chance(model: PeftModel) -> None:
+def _leave_nothing_to_chance(model: Trainable) -> None:
     """LoHa and LoKr look in training whether a module is to be dropped, and fake tensors have no values to look at."""
     for module in model.modules():
         if isinstance(module, LycorisLayer):
             module.training = False
 
 
-def _all_parts(model: PeftModel, task: DryRunTask, tensors: AbstractContextManager[Any]) -> dict[Precision, Parts]:
+def _all_parts(model: Trainable, task: DryRunTask, tensors: AbstractContextManager[Any]) -> dict[Precision, Parts]:
     return {dtype: _parts(model, dtype, _prime(task.tokens), tensors) for dtype in task.adapter_dtypes}
 
 
-def _parts(model: PeftModel, dtype: Precision, tokens: int, tensors: AbstractContextManager[Any]) -> Parts:
+def _parts(model: Trainable, dtype: Precision, tokens: int, tensors: AbstractContextManager[Any]) -> Parts:
     with tensors:
         _fill(model, DTYPES[dtype])
         saved, peak = _step(model, tokens)
@@ -139,11 +152,12 @@ def _fill(model: nn.Module, adapter_dtype: torch.dtype) -> None:
             module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu")
 
 
-def _step(model: PeftModel, tokens: int) -> tuple[Bytes, Bytes]:
+def _step(model: Trainable, tokens: int) -> tuple[Bytes, Bytes]:
     """What is kept between forward and backward of one row, and the most that lives at a time."""
     with LiveBytes(tokens) as live:
         with torch.autocast("cpu", torch.bfloat16), GpuKernels():
-            backbone = model.get_base_model().base_model
+            whole = model.get_base_model() if isinstance(model, PeftModel) else model
+            backbone = whole.base_model
             row = torch.zeros(1, tokens, dtype=torch.long)
             hidden = backbone(input_ids=row, use_cache=False).last_hidden_state
             loss = _Head.apply(hidden)  # type: ignore[no-untyped-call]

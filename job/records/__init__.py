@@ -15,7 +15,7 @@ from job.records.facts import (
     ModelFacts,
     TensorGroup,
 )
-from job.records.live import Claim, Exit, Layout, Progress, Pulse, Pushed, StopNotice
+from job.records.live import SPREAD, Claim, Exit, Layout, Progress, Pulse, Pushed, StopNotice
 from job.records.outcome import Outcome
 from job.records.plan import Alternative, Decided, Forecast, MemoryEstimate, MemoryItem, Plan
 from job.records.prepare import (
@@ -52,6 +52,7 @@ from job.records.train import (
 __all__ = [
     "HELD_OUT",
     "PROGRESS",
+    "SPREAD",
     "Activations",
     "AdapterProof",
     "AddedTokens",

@@ -24,6 +24,7 @@ class Layout(Record):
     quantization: Quantization
     eval_loss: float | None  # of the state itself, evaluated at this very step
     best_step: int | None = None  # whose adapter is to be published, as far as is known; None: the last one
+    full: bool = False  # all weights of the model, and no adapter
     save_s: float  # how long training stood still for it
 
     def suits(self, plan: Plan) -> bool:
@@ -35,10 +36,10 @@ class Layout(Record):
         return same and self._place() == Layout._place(plan)
 
     def _place(self: "Layout | Plan") -> tuple[str, int]:
-        return (self.strategy, self.num_processes) if self.strategy in _SPREAD else ("plain", 0)
+        return (self.strategy, self.num_processes) if self.strategy in SPREAD else ("plain", 0)
 
 
-_SPREAD = ("fsdp", "zero2", "zero3")
+SPREAD = ("fsdp", "zero2", "zero3")  # strategies whose checkpoints are spread over the processes
 
 
 class Pushed(Record):

@@ -16,6 +16,12 @@ base = {auto}.from_pretrained({base}{revision}{outputs}, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained({adapter}{subfolder})
 {merging}{fitting}model = PeftModel.from_pretrained(base, {adapter}{subfolder})
 ```"""
+_WHOLE = """```python
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({adapter}{subfolder})
+model = {auto}.from_pretrained({adapter}{subfolder}{outputs}, dtype="auto")
+```"""
 _STARTS = {"continue": "trained on", "merge": "merged into the base before"}
 _RESIZE = "base.resize_token_embeddings({rows})  # len(tokenizer): rows for the new tokens, filled by the adapter\n"
 _PADDING = "base.config.pad_token_id = tokenizer.pad_token_id  # a score is read before the padding\n"
@@ -29,27 +35,30 @@ def model_card(metrics: Metrics, adapter_location: str, subfolder: str = "") -> 
     base = metrics.base_model
     on_hub, scores = base.revision is not None, metrics.method == "reward"
     base_id = base.uri.removeprefix("hf://").partition("@")[0] if on_hub else base.uri
-    snippet = _copies(base_id, adapter_location, base.merged_adapter or "") + _SNIPPET.format(
+    full = KINDS[metrics.adapter].is_full
+    folder = KINDS[metrics.adapter].folder
+    places = {folder: adapter_location} if full else _places(base_id, adapter_location, base.merged_adapter or "")
+    snippet = _copies(places) + (_WHOLE if full else _SNIPPET).format(
         auto="AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM",
         outputs=", num_labels=1" if scores else "",
         base=json.dumps(_loadable(base_id, "base")),
         revision=f", revision={json.dumps(base.revision)}" if on_hub else "",
-        adapter=json.dumps(_loadable(adapter_location, "adapter")),
+        adapter=json.dumps(_loadable(adapter_location, folder)),
         subfolder=f", subfolder={json.dumps(subfolder)}" if subfolder else "",
         merging=_merging(metrics.base_model),
         fitting=_PADDING if scores else _fitting(metrics.tokenizer),
     )
-    kind = f"{_STATES[metrics.status]}{KINDS[metrics.adapter].label} adapter"
+    title = f"{_STATES[metrics.status]}{_title(metrics.adapter, base_id)}"
     header = {
-        "library_name": "peft",
+        "library_name": "transformers" if full else "peft",
         "pipeline_tag": "text-classification" if scores else "text-generation",
         "tags": [metrics.adapter, metrics.method, "trl", "graft"],
     }
     if on_hub:
-        header |= {"base_model": base_id, "base_model_relation": "adapter"}
+        header |= {"base_model": base_id, "base_model_relation": "finetune" if full else "adapter"}
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(metrics))
     return (
-        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {kind} for {base_id}\n\n{snippet}\n\n"
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {title}\n\n{snippet}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n{_scores(metrics.eval)}All figures of the run are in `metrics.json`.\n"
     )
 
@@ -79,9 +88,18 @@ def _start(spec: dict[str, object]) -> list[tuple[str, str]]:
     return [("starts from", f"{spec['adapter_uri']}, {_STARTS[str(spec['adapter_start'])]}")]
 
 
-def _copies(base: str, adapter: str, first: str) -> str:
-    places = (("base", base), ("adapter", adapter), ("first_adapter", first))
-    copies = [f"`{place}` to `./{name}`" for name, place in places if "s3://" in place]
+def _title(adapter: str, base: str) -> str:
+    kind = KINDS[adapter]
+    return f"{base}, fine-tuned" if kind.is_full else f"{kind.label} adapter for {base}"
+
+
+def _places(base: str, adapter: str, first: str) -> dict[str, str]:
+    return {"base": base, "adapter": adapter, "first_adapter": first}
+
+
+def _copies(places: dict[str, str]) -> str:
+    """What to fetch from an object store first, by the folders that the snippet names."""
+    copies = [f"`{place}` to `./{name}`" for name, place in places.items() if "s3://" in place]
     return f"Copy {' and '.join(copies)}, then:\n\n" if copies else ""
 
 
@@ -93,7 +111,7 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("base revision", metrics.base_model.revision or "–"),
         ("data", f"{metrics.data.uri}: {metrics.data.rows:,} rows, {metrics.data.trained_tokens:,} trained tokens"),
         ("chat template", metrics.tokenizer.chat_template or "–"),
-        ("adapter", summary(Settings.model_validate(spec))),
+        ("trained" if KINDS[metrics.adapter].is_full else "adapter", summary(Settings.model_validate(spec))),
         *(
             [("starts from", f"{spec['adapter_uri']}, {_STARTS[str(spec['adapter_start'])]}")]
             if spec["adapter_uri"]

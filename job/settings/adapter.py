@@ -12,10 +12,10 @@ from job.settings.setting import setting
 class AdapterSettings(BaseModel):
     """What is trained: the adapter, and the base that it stands on."""
 
-    adapter: Literal["lora", "qlora", "prefix", "prompt", "ia3", "loha", "lokr", "oft", "vera"] = setting(
+    adapter: Literal["lora", "qlora", "prefix", "prompt", "ia3", "loha", "lokr", "oft", "vera", "full"] = setting(
         "lora",
         doc="Adapter trained on the frozen base ([which to choose](adapters.md)). `qlora` is `lora` with "
-        "`JOB_QUANTIZATION=nf4`.",
+        "`JOB_QUANTIZATION=nf4`; `full` is none: all weights of the model are trained, and published under `model/`.",
         why="megabytes to store, nearly the quality of full tuning",
     )
     adapter_uri: ModelUri | None = setting(

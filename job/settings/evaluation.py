@@ -35,7 +35,8 @@ class EvaluationSettings(BaseModel):
         True,
         doc="Publish the adapter as it was at the evaluation that was best, not as it is after the last step. Without "
         "rows to evaluate on it is the last.",
-        why="what is overfitted is not handed out",
+        why="what is overfitted is not handed out; `false` for `JOB_ADAPTER=full`, of which every process would hold "
+        "two",
     )
     early_stopping_patience: int | None = setting(
         None,

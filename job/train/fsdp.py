@@ -21,7 +21,7 @@ def leave_outputs_unrounded(accelerator: Accelerator, plan: Plan) -> None:
     )
 
 
-def gather_head(model: PeftModel) -> None:
+def gather_head(model: PeftModel | PreTrainedModel) -> None:
     """Have the head whole and on the GPU whenever the base model runs.
 
     TRL's fused loss reads the head's weight without calling it, so FSDP never gathers it. Offloaded, it would make the
@@ -34,5 +34,5 @@ def gather_head(model: PeftModel) -> None:
         if isinstance(head, FSDPModule):
             head.unshard()
 
-    base: nn.Module = model.get_base_model()
+    base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     base.register_forward_pre_hook(gather)

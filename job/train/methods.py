@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
-from transformers import AutoTokenizer
+from peft import PeftConfig, PeftModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from job.adapters import peft_fields
+from job.adapters import KINDS, peft_fields
 from job.records import AddedTokens, Plan, TrainTask
 from job.rundir import RunDir
 from job.spec import JobSpec
@@ -30,17 +30,18 @@ def make_trainer(
     # First, as the model is loaded differently under ZeRO-3, and on the device that is chosen here.
     kind, own, args = method_of(spec, plan, task, shared_settings(spec, plan, task, run_dir, len(train_rows)))
     scores = spec.method == "reward"
-    model = load_base(plan, task, args.device, scores_from=spec.seed if scores else None)
+    full = KINDS[spec.adapter].is_full
+    model = load_base(
+        plan, task, args.device, scores_from=spec.seed if scores else None, dtype=plan.adapter_dtype if full else None
+    )
     start = task.start
     if start and start.how == "merge":
         model = merged(model, start)
     tokenizer = AutoTokenizer.from_pretrained(task.model_path)
     alive()
     added = add_tokens(model, tokenizer, task.chat_template)
-    fields = peft_fields(spec)
-    if scores:
-        fields |= {"task_type": "SEQ_CLS"}  # of which PEFT trains the head whole
-    config = peft_config(spec.adapter, fields, model, trainable_token_indices(model, added, spec, plan))
+    token_rows = trainable_token_indices(model, added, spec, plan)
+    config = None if full else _adapter(spec, model, token_rows)
     if start and start.how == "continue":
         model, config = PeftModel.from_pretrained(model, start.path, is_trainable=True), None
     trainer = kind(
@@ -57,6 +58,12 @@ def make_trainer(
     )
     alive()
     return trainer, added
+
+
+def _adapter(spec: JobSpec, model: PreTrainedModel, token_rows: dict[str, list[int]] | None) -> PeftConfig:
+    # Of a model that scores PEFT trains the head whole.
+    kind = {"task_type": "SEQ_CLS"} if spec.method == "reward" else {}
+    return peft_config(spec.adapter, peft_fields(spec) | kind, model, token_rows)
 
 
 def method_of(

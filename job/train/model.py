@@ -27,8 +27,10 @@ def load_base(
     device: torch.device,
     scores_from: int | None = None,
     device_map: str | dict[str, torch.device] | None = None,
+    dtype: Precision | None = None,
 ) -> PreTrainedModel:
-    """The model at ``task.model_path``; its weights in the plan's precision, or quantized on *device*. With a seed in
+    """The model at ``task.model_path``; its weights in *dtype*, without one in the plan's precision, or quantized on
+    *device*. With a seed in
     *scores_from* one number is its output, by a head that begins at random. *device_map*, where one process has it
     alone: where its parts go.
 
@@ -49,7 +51,9 @@ def load_base(
     if scores_from is not None:
         kind, settings["num_labels"] = AutoModelForSequenceClassification, 1
         set_seed(scores_from)
-    model = kind.from_pretrained(task.model_path, dtype=DTYPES[plan.precision], use_safetensors=True, **settings)
+    model = kind.from_pretrained(
+        task.model_path, dtype=DTYPES[dtype or plan.precision], use_safetensors=True, **settings
+    )
     model.config.use_cache = False
     return model
 

@@ -1,6 +1,6 @@
 """Proof that the adapter was trainable and that training changed it."""
 
-from collections.abc import Iterable
+import zlib
 
 import torch
 from torch import nn
@@ -8,14 +8,14 @@ from torch import nn
 from job.adapters import KINDS
 from job.errors import AdapterRejected
 from job.records import AdapterProof
-from job.train.save import check_finite, whole_adapter
+from job.train.save import check_finite, each_whole, has_taken_from_base, whole_adapter
 
 TOKEN_ROWS = "trainable_tokens_delta"  # noqa: S105 (PEFT's name for the rows of new tokens, in embedding and head)
 
 
 class AdapterWatch:
-    """Holds a copy of the trainable tensors as they were before training. Every rank must have one and ask it, as the
-    tensors may be spread over all of them."""
+    """Knows the checksums of the trainable tensors as they were before training. Every rank must have one and ask it,
+    as the tensors may be spread over all of them."""
 
     def __init__(self, model: nn.Module, adapter: str = "lora") -> None:
         """*adapter*: what ``JOB_ADAPTER`` says that *model* has.
@@ -24,8 +24,15 @@ class AdapterWatch:
             AdapterRejected: no parameter is trainable.
         """
         self._model, self._adapter = model, adapter
-        self.initial = whole_adapter(model)
-        if not self.initial:
+        # What the adapter has taken from the base, which the published one gives back.
+        self.initial = whole_adapter(model) if has_taken_from_base(model) else {}
+        self._before: dict[str, int] = {}
+        self._slight: set[str] = set()
+        for name, tensor in each_whole(model):
+            self._before[name] = _checksum(tensor)
+            if KINDS[adapter].is_full and tensor.ndim < 2:
+                self._slight.add(name)
+        if not self._before:
             raise AdapterRejected(
                 "No parameter is trainable, so training would change nothing.", "Check JOB_TARGET_MODULES."
             )
@@ -38,7 +45,7 @@ class AdapterWatch:
             Diverged: a value is not finite.
         """
         proof = self._compare()
-        if unlearned := _unlearned(proof, self.initial):
+        if unlearned := self._unlearned(proof):
             raise AdapterRejected(
                 f"Training left {len(unlearned)} of {proof.tensors} adapter tensors as they were, "
                 f"first {unlearned[0]}.",
@@ -53,22 +60,33 @@ class AdapterWatch:
             Diverged: a value is not finite.
         """
         proof = self._compare()
-        return None if _unlearned(proof, self.initial) else proof
+        return None if self._unlearned(proof) else proof
 
     def _compare(self) -> AdapterProof:
-        after = whole_adapter(self._model)
-        check_finite(after)
-        unchanged = tuple(
-            name
-            for name, tensor in after.items()
-            if torch.equal(tensor, self.initial[name]) or does_nothing(self._adapter, name, tensor)
-        )
+        parameters, unchanged = 0, []
+        for name, tensor in each_whole(self._model):
+            check_finite({name: tensor})
+            parameters += tensor.numel()
+            if _checksum(tensor) == self._before[name] or does_nothing(self._adapter, name, tensor):
+                unchanged.append(name)
         return AdapterProof(
-            trainable_parameters=sum(tensor.numel() for tensor in after.values()),
-            tensors=len(after),
-            changed_tensors=len(after) - len(unchanged),
-            unchanged=unchanged,
+            trainable_parameters=parameters,
+            tensors=len(self._before),
+            changed_tensors=len(self._before) - len(unchanged),
+            unchanged=tuple(unchanged),
         )
+
+    def _unlearned(self, proof: AdapterProof) -> list[str]:
+        """What should have changed. A new token that stands before no trained one leaves the embedding as it was; the
+        head learns it all the same. Of a whole model biases and the factors of norms may be as they were: one near 1
+        has no neighbour in 16 bits that a small step would reach."""
+        needed = [name for name in proof.unchanged if name not in self._slight]
+        learns_tokens = any(TOKEN_ROWS in name for name in self._before if name not in proof.unchanged)
+        return [name for name in needed if TOKEN_ROWS not in name or not learns_tokens]
+
+
+def _checksum(tensor: torch.Tensor) -> int:
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def does_nothing(adapter: str, name: str, tensor: torch.Tensor) -> bool:
@@ -76,10 +94,3 @@ def does_nothing(adapter: str, name: str, tensor: torch.Tensor) -> bool:
     ``lora_B`` of zeros, factors of one."""
     kind = KINDS[adapter]
     return kind.neutral is not None and kind.mark in name and bool((tensor == kind.neutral).all())
-
-
-def _unlearned(proof: AdapterProof, names: Iterable[str]) -> list[str]:
-    """What should have changed. A new token that stands before no trained one leaves the embedding as it was; the head
-    learns it all the same."""
-    learns_tokens = any(TOKEN_ROWS in name for name in names if name not in proof.unchanged)
-    return [name for name in proof.unchanged if TOKEN_ROWS not in name or not learns_tokens]

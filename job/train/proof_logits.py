@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from job.rundir import RunDir
-from job.train.save import has_taken_from_base
+from job.train.save import has_untouched_base
 from job.train.trainer import AdapterTrainer
 
 ROWS, TOKENS = 4, 64
@@ -28,7 +28,7 @@ class ProofRow:
 
     ids: torch.Tensor
     tuned: torch.Tensor
-    base: torch.Tensor | None  # None: in training it lacks what the adapter has taken from it
+    base: torch.Tensor | None  # None: it is gone, trained itself or without what the adapter has taken
 
 
 def leave_proof_logits(trainer: AdapterTrainer, run_dir: RunDir) -> None:
@@ -43,7 +43,7 @@ def leave_proof_logits(trainer: AdapterTrainer, run_dir: RunDir) -> None:
             row = torch.tensor(ids)
             on_device = row.to(trainer.args.device)
             proof |= {f"ids.{number}": row, f"tuned.{number}": last_logits(model, on_device)}
-            if not has_taken_from_base(trainer.adapted_model):
+            if has_untouched_base(trainer.adapted_model):
                 with trainer.adapted_model.disable_adapter():
                     proof[f"base.{number}"] = last_logits(model, on_device)
     model.train(was_training)

@@ -1,8 +1,8 @@
-"""The adapter as one set of whole tensors, wherever its parts are, and the folder it is published as."""
+"""What is trained as one set of whole tensors, wherever its parts are, and the folder it is published as."""
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -10,21 +10,28 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from job.checkpoints import ON_TOP
 from job.errors import Diverged
 from job.records import TrainTask
 from job.rundir import write_json
 
+_PART, _ONE_FILE = "5GB", "1000TB"  # of a model's weights
+
 
 def whole_adapter(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The trainable tensors of *model* by name, whole and on the CPU. Every rank must call it, as FSDP and ZeRO-3 leave
-    each only a part of them."""
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if any(hasattr(parameter, "ds_id") for parameter in trainable.values()):
-        return _from_zero3(trainable)
-    return {name: _whole(parameter).detach().cpu().clone() for name, parameter in trainable.items()}
+    """The trainable tensors of *model* by name, as `each_whole` gives them."""
+    return dict(each_whole(model))
+
+
+def each_whole(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each trainable tensor of *model* with its name, whole and on the CPU. Every rank must go through all of them, as
+    FSDP and ZeRO-3 leave each only a part."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            whole = _from_zero3(parameter) if hasattr(parameter, "ds_id") else _whole(parameter)
+            yield name, whole.detach().cpu().clone()
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -39,11 +46,11 @@ def _whole(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
-def _from_zero3(trainable: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+def _from_zero3(parameter: nn.Parameter) -> torch.Tensor:
     import deepspeed  # seconds, which only its runs should pay for
 
-    with deepspeed.zero.GatheredParameters(list(trainable.values())):
-        return {name: parameter.detach().cpu().clone() for name, parameter in trainable.items()}
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().clone()
 
 
 def save_adapter(
@@ -67,6 +74,27 @@ def save_adapter(
         write_json(folder / ON_TOP, {"merged": task.start.location})
 
 
+def save_whole_model(
+    model: PreTrainedModel,
+    tensors: Mapping[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write *model* with *tensors* as its weights, and the tokenizer with its chat template, as ``from_pretrained``
+    reads them. With *dtype* it is for publishing, in parts; without one a checkpoint, exact and in one file."""
+    kept = model.state_dict()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    weights = {name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}
+    model.save_pretrained(folder, state_dict=weights | buffers, max_shard_size=_PART if dtype else _ONE_FILE)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"use_cache": True}  # which training turns off
+    if dtype:
+        config |= {"dtype": str(dtype).removeprefix("torch.")}
+    write_json(folder / "config.json", config)
+
+
 def _save_virtual_tokens(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     """As PEFT's ``save_pretrained``, which reads them from the model instead, where a rank may have only a part."""
     config = copy.copy(model.peft_config["default"])
@@ -76,8 +104,15 @@ def _save_virtual_tokens(model: PeftModel, tensors: Mapping[str, torch.Tensor], 
     save_file({"prompt_embeddings": embeddings.contiguous()}, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
-def has_taken_from_base(model: PeftModel) -> bool:
+def has_untouched_base(model: nn.Module) -> bool:
+    """Whether the base can still be had from *model*, below the adapter."""
+    return isinstance(model, PeftModel) and not has_taken_from_base(model)
+
+
+def has_taken_from_base(model: nn.Module) -> bool:
     """Whether the adapter began with parts of the base's weights, which the base in memory now lacks."""
+    if not isinstance(model, PeftModel):
+        return False
     return str(getattr(model.peft_config["default"], "init_lora_weights", "")).startswith(("pissa", "olora"))
 
 

@@ -18,7 +18,7 @@ from job.checkpoints import is_complete
 from job.compatibility import adapter_dtypes
 from job.errors import Bug
 from job.events import EventLog
-from job.records import Layout, Plan, TrainTask
+from job.records import SPREAD, Layout, Plan, TrainTask
 from job.rundir import RunDir, flush_files
 from job.train.agreement import Agreed, Agreement, EvaluationStopped, StopPoll
 from job.train.checkpoint import full_disk_told, seal
@@ -26,7 +26,14 @@ from job.train.fsdp import gather_head, leave_outputs_unrounded
 from job.train.health import Health
 from job.train.model import DTYPES, hold_adapter_in
 from job.train.proof import TOKEN_ROWS
-from job.train.save import check_finite, for_the_untouched_base, has_taken_from_base, save_adapter, whole_adapter
+from job.train.save import (
+    check_finite,
+    each_whole,
+    for_the_untouched_base,
+    has_taken_from_base,
+    save_adapter,
+    save_whole_model,
+)
 from job.train.save_pace import SavePace
 from job.train.vocabulary import show_bias
 from job.train.whole_rounds import fill_rounds, with_filler
@@ -117,8 +124,13 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def adapted_model(self) -> PeftModel:
-        """The model without what a strategy wraps around it."""
+        """The model without what a strategy wraps around it; a plain one where all weights are trained."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def trains_all_weights(self) -> bool:
+        """Whether there is no adapter."""
+        return not isinstance(self.adapted_model, PeftModel)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Rows of new tokens are left out: weight decay pulls to zero, and they begin at a mean."""
@@ -235,6 +247,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             quantization=plan.quantization,
             eval_loss=losses[-1] if losses else None,
             best_step=best_step,
+            full=self.trains_all_weights,
             save_s=save_s,
         )
 
@@ -244,17 +257,25 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return any(_evaluated_at(entry, self.state.global_step) for entry in self.state.log_history)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The adapter alone, also into checkpoints; every rank must call it. Upstream gathers the whole base model to
-        the first rank's memory under FSDP, and leaves ``training_args.bin`` behind, which can hold credentials.
+        """What is trained alone, also into checkpoints; every rank must call it. Upstream gathers the whole base model
+        to the first rank's memory under FSDP, and leaves ``training_args.bin`` behind, which can hold credentials.
 
         Raises:
             Diverged: a value is not finite; nothing is written.
         """
-        tensors = whole_adapter(self.adapted_model)
-        check_finite(tensors)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            save_adapter(self.adapted_model, tensors, self.processing_class, self.task, folder)
+        model, folder = self.adapted_model, Path(output_dir or self.args.output_dir)
+        if _internal_call and self.trains_all_weights and self.plan.strategy in SPREAD:
+            return  # the checkpoint has them in files of FSDP's or DeepSpeed's own
+        tensors = {}
+        for name, tensor in each_whole(model):
+            check_finite({name: tensor})
+            if self.args.should_save:
+                tensors[name] = tensor
+        if self.args.should_save and self.trains_all_weights:
+            dtype = None if _internal_call else DTYPES[self.plan.precision]
+            save_whole_model(model, tensors, self.processing_class, folder, dtype)
+        elif self.args.should_save:
+            save_adapter(model, tensors, self.processing_class, self.task, folder)
 
     def save_result(self, initial: Mapping[str, torch.Tensor]) -> None:
         """The adapter as it is published, for the base as everybody has it; *initial* is what it began as."""

@@ -42,7 +42,8 @@ def trainable_token_indices(
     """
     if not added.ids:
         return None
-    if "lora_r" not in KINDS[spec.adapter].settings:
+    kind = KINDS[spec.adapter]
+    if not kind.is_full and "lora_r" not in kind.settings:
         raise BadSpec(
             f"JOB_ADAPTER={spec.adapter} cannot hold the new tokens {', '.join(added.tokens)} of the chat template.",
             "Set JOB_ADAPTER=lora, or JOB_CHAT_TEMPLATE=plain, which needs no new token.",
@@ -52,6 +53,8 @@ def trainable_token_indices(
             f"JOB_STRATEGY=zero3 cannot train the new tokens {', '.join(added.tokens)} of the chat template.",
             "Set JOB_STRATEGY=fsdp, or JOB_CHAT_TEMPLATE=plain, which needs no new token.",
         )
+    if kind.is_full:
+        return None
     layers = _layers(model)
     names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
     for setting in ("target_modules", "modules_to_save"):
@@ -65,10 +68,10 @@ def trainable_token_indices(
     return {name: list(added.ids) for name in names}
 
 
-def show_bias(model: PeftModel) -> None:
+def show_bias(model: PeftModel | PreTrainedModel) -> None:
     """Let the head show its bias where PEFT has wrapped it, as TRL's fused head reads it and PEFT hides all but the
     weight. It stays out of the parameters, of which the wrapped layer has it already."""
-    head = model.get_base_model().get_output_embeddings()
+    head: Any = model.get_base_model().get_output_embeddings() if isinstance(model, PeftModel) else None
     if hasattr(head, "token_adapter"):
         vars(head)["bias"] = getattr(head.token_adapter.base_layer, "bias", None)
 

@@ -23,7 +23,7 @@ def test_what_falls_short_is_rejected_and_judged_anew_by_other_settings(env, tmp
     assert "over 8 held-out answers" in rejected.outcome["cause"]
     assert "below JOB_MIN_SCORE=numeric_answer=0.9" in rejected.outcome["cause"]
     assert not (output / "manifest.json").exists()
-    assert (output / "rejected" / "adapter" / "adapter_model.safetensors").exists()
+    assert (output / "rejected" / "adapter_model.safetensors").exists()
 
     again = run(strict)
 

@@ -37,8 +37,8 @@ def test_a_default_that_is_set_is_the_same_run():
     assert load_spec(GOOD | left).fingerprint == load_spec(GOOD | said).fingerprint
 
 
-def test_all_weights_take_a_tenth_of_the_rate_of_adapters():
-    assert METHODS["sft"].defaults("full")["learning_rate"] == pytest.approx(2e-5)
+def test_all_weights_take_a_twentieth_of_the_rate_of_adapters():
+    assert METHODS["sft"].defaults("full")["learning_rate"] == pytest.approx(1e-5)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ FAULTS = {
     "truncated": (truncate, "cannot be read back"),
     "extra keys": (
         with_tensors(lambda tensors: tensors.update({"base_model.model.model.norm.lora_B.weight": torch.ones(2)})),
-        "holds 1 tensor that such an adapter has not",
+        "holds 1 tensor that it should not",
     ),
     "wrong shape": (with_tensors(put_half_a_layer), "is of shape 8×64, and has to be 16×64"),
     "another kind": (with_config(peft_type="LOHA"), "is a LoHaConfig, and JOB_ADAPTER=lora is a LoraConfig"),
@@ -164,7 +164,7 @@ def test_an_adapter_that_moves_nothing_is_rejected_although_its_tensors_have_cha
     of_the_base = {f"tuned.{number}": proof[f"base.{number}"].clone() for number in range(4)}
     save_file(proof | of_the_base, still.files.proof_logits)
 
-    with pytest.raises(AdapterRejected, match="moves no logit of the base model"):
+    with pytest.raises(AdapterRejected, match="move no logit of the base model"):
         judge(still, still.adapter)
 
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from job.adapters import peft_fields
 from job.environment import load_spec
 from job.evaluate import generate as generating
-from job.evaluate.generate import as_base, generate
+from job.evaluate.generate import generate
+from job.evaluate.load import Tuned
 from job.train.adapters import peft_config
 from tests.tiny import write_model, write_rows
 
@@ -58,7 +59,7 @@ def test_a_batch_of_uneven_prompts_is_answered_as_each_alone_and_the_base_as_wit
     together = generate(model, tokenizer, asked, NEW)
 
     assert together == [generate(model, tokenizer, [one], NEW)[0] for one in asked]
-    with as_base(model) as below:
+    with Tuned(model).base() as below:
         assert generate(below, tokenizer, asked, NEW) == plain
     assert together != plain
     assert model.training

@@ -99,8 +99,9 @@ def history(files: RunDir) -> list[dict[str, float]]:
     return [entry.values | {"step": entry.step} for entry in read_record(files.train_result, TrainResult).history]
 
 
-def bare(model: Path, data: Path, root: Path, method: str) -> list[dict[str, float]]:
-    """The script that one writes by hand: the same rows as text, the reward as a function."""
+def bare(model: Path, data: Path, root: Path, method: str, *, full: bool = False) -> list[dict[str, float]]:
+    """The script that one writes by hand: the same rows as text, the reward as a function. *full*: of all weights,
+    without a reference."""
     trainer_type, config_type = METHODS[method]
     rows = Dataset.from_file(str(data / "train.arrow")).select_columns(["prompt"])
 
@@ -117,20 +118,22 @@ def bare(model: Path, data: Path, root: Path, method: str) -> list[dict[str, flo
             num_generations=4, max_completion_length=8, max_steps=STEPS, learning_rate=1e-2,
             lr_scheduler_type="linear", weight_decay=0.01, max_grad_norm=1.0, logging_steps=1, seed=42,
             report_to="none", save_strategy="no", disable_tqdm=True, optim="adamw_torch_fused",
+            **({"beta": 0.0} if full else {}),
         ),
         train_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(model),
-        peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear"),
+        peft_config=None if full else LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear"),
     )  # fmt: skip
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
 @pytest.mark.parametrize("method", METHODS)
-def test_losses_and_rewards_equal_a_bare_trl_script_at_every_step(model, data, tmp_path, method):
-    ours = history(run(model, data, tmp_path / "job", method))
-    theirs = bare(model, data, tmp_path / "bare", method)
+def test_losses_and_rewards_equal_a_bare_trl_script_at_every_step(model, data, tmp_path, method, full):
+    ours = history(run(model, data, tmp_path / "job", method, **({"adapter": "full", "beta": 0.0} if full else {})))
+    theirs = bare(model, data, tmp_path / "bare", method, full=full)
 
     assert len(ours) == len(theirs) == STEPS
     for name in ("loss", "grad_norm", "reward", "reward_std", "rewards/regex/mean", "completions/mean_length"):
