@@ -173,7 +173,7 @@ def _of_all_weights(spec: Settings) -> Iterator[str]:
     if spec.load_best_model_at_end and _evaluates(spec):
         yield (
             "JOB_LOAD_BEST_MODEL_AT_END=true would hold all weights of JOB_ADAPTER=full twice in every process; leave "
-            "it unset, and end at the best with JOB_EARLY_STOPPING_PATIENCE"
+            "it unset, and stop soon after the best with JOB_EARLY_STOPPING_PATIENCE"
         )
 
 
