@@ -84,7 +84,7 @@ QWEN3 = TINY | {"model_type": "qwen3", "head_dim": 32}
 
 
 COUNTED = [
-    *((name, {}) for name in KINDS),
+    *((name, {}) for name, kind in KINDS.items() if not kind.is_full),
     ("lora", {"use_dora": True, "lora_r": 4}),
     ("lora", {"modules_to_save": ["lm_head"]}),
     ("ia3", {"modules_to_save": ["wte", "embed_tokens"]}),
