@@ -80,7 +80,9 @@ def test_a_folder_that_never_answers_takes_no_more_than_a_few_threads(folder, ta
 
     time.sleep(1)
     more = threading.active_count() - before
-    os.close(os.open(hangs, os.O_WRONLY))  # it answers, so that they end
+    answers = os.open(hangs, os.O_WRONLY)  # so that they end: those that wait, and who opens it before it is gone
+    hangs.unlink()
+    os.close(answers)
 
     assert more <= 10
     attempt.check()
