@@ -43,6 +43,11 @@ class Kind:
         return "model" if self.is_full else "adapter"
 
     @property
+    def file(self) -> str:
+        """The weights themselves there; a large model has several parts of that name."""
+        return "model.safetensors" if self.is_full else "adapter_model.safetensors"
+
+    @property
     def is_prompt(self) -> bool:
         """Whether it stands before the rows, as virtual tokens, and not inside the model's modules."""
         return "num_virtual_tokens" in self.settings

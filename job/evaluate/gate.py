@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedModel
 
-from job.adapters import KINDS
+from job.adapters import KINDS, Kind
 from job.errors import AdapterRejected
 from job.evaluate.compare import compare
 from job.evaluate.evidence import parts, unlearned
@@ -18,9 +18,7 @@ from job.evaluate.load import Tuned, adapter_of, load_tuned, load_untouched, wei
 from job.records import EvaluateTask, GateFigures
 from job.spec import JobSpec
 
-FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_FILES = {False: FILE, True: "model.safetensors"}  # by whether all weights are trained
-_KIND = {False: "adapter", True: "model"}
+CONFIG = "adapter_config.json"
 _LEARN_MORE = "Raise JOB_LEARNING_RATE or train for more steps."
 _TRAIN_AGAIN = "Run the job again on another machine, with another JOB_OUTPUT_URI."
 _SAID = 300  # characters of an exception of upstream's
@@ -35,14 +33,15 @@ def pass_gate(spec: JobSpec, task: EvaluateTask, proof: Path) -> tuple[Tuned, Ga
     Raises:
         AdapterRejected: by the first check that it fails, with the figures.
     """
-    tensors = _read(_files(spec, task.adapter))
-    _check_finite(tensors, _FILES[_is_full(spec)])
+    kind = KINDS[spec.adapter]
+    tensors = _read(_files(kind, task.adapter))
+    _check_finite(tensors, kind.file)
     _check_config(spec, task)
     tuned = _load(spec, task, tensors)
     found = list(parts(tuned, spec.adapter))
     if left := unlearned(found):
         raise AdapterRejected(
-            f"{len(left)} of {len(found)} {_KIND[_is_full(spec)]} tensors are what they began as, first {left[0]}.",
+            f"{len(left)} of {len(found)} {kind.folder} tensors are what they began as, first {left[0]}.",
             _LEARN_MORE,
         )
     compared = compare(spec, task, tuned, proof)
@@ -51,13 +50,9 @@ def pass_gate(spec: JobSpec, task: EvaluateTask, proof: Path) -> tuple[Tuned, Ga
     )
 
 
-def _is_full(spec: JobSpec) -> bool:
-    return KINDS[spec.adapter].is_full
-
-
-def _files(spec: JobSpec, folder: Path) -> list[Path]:
+def _files(kind: Kind, folder: Path) -> list[Path]:
     """An adapter has one file; a model may have several, and is rejected for want of tensors where one is missing."""
-    return (sorted(folder.glob("model*.safetensors")) if _is_full(spec) else []) or [folder / _FILES[_is_full(spec)]]
+    return (sorted(folder.glob("model*.safetensors")) if kind.is_full else []) or [folder / kind.file]
 
 
 def _read(files: Sequence[Path]) -> Tensors:
@@ -86,7 +81,7 @@ def _check_finite(tensors: Tensors, file: str) -> None:
 
 
 def _check_config(spec: JobSpec, task: EvaluateTask) -> None:
-    if _is_full(spec):
+    if KINDS[spec.adapter].is_full:
         _check_model_config(task)
         return
     try:
@@ -113,12 +108,12 @@ def _check_model_config(task: EvaluateTask) -> None:
 
 def _load(spec: JobSpec, task: EvaluateTask, tensors: Tensors) -> Tuned:
     """Of a model's parts one that is missing is an error to transformers; what PEFT misses, it makes up."""
-    base = load_untouched(spec, task)
-    if _is_full(spec):
-        _check_complete(tensors, weights_of(base), _FILES[True])
+    base, kind = load_untouched(spec, task), KINDS[spec.adapter]
+    if kind.is_full:
+        _check_complete(tensors, weights_of(base), kind.file)
     tuned = _put_together(spec, task, base)
-    if not _is_full(spec):
-        _check_complete(tensors, adapter_of(tuned.model), FILE)
+    if not kind.is_full:
+        _check_complete(tensors, adapter_of(tuned.model), kind.file)
     return tuned
 
 
@@ -128,7 +123,7 @@ def _put_together(spec: JobSpec, task: EvaluateTask, base: PreTrainedModel) -> T
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
             raise  # of the GPU, not of the adapter
-        said = "Transformers cannot load the model" if _is_full(spec) else "PEFT cannot load the adapter"
+        said = "Transformers cannot load the model" if KINDS[spec.adapter].is_full else "PEFT cannot load the adapter"
         raise AdapterRejected(f"{said}: {_first_line(error)}.", _TRAIN_AGAIN) from error
 
 

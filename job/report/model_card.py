@@ -112,11 +112,7 @@ def _facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("data", f"{metrics.data.uri}: {metrics.data.rows:,} rows, {metrics.data.trained_tokens:,} trained tokens"),
         ("chat template", metrics.tokenizer.chat_template or "–"),
         ("trained" if KINDS[metrics.adapter].is_full else "adapter", summary(Settings.model_validate(spec))),
-        *(
-            [("starts from", f"{spec['adapter_uri']}, {_STARTS[str(spec['adapter_start'])]}")]
-            if spec["adapter_uri"]
-            else []
-        ),
+        *_start(spec),
         ("trainable parameters", f"{metrics.proof.trainable_parameters:,}"),
         ("adapter gate", str(metrics.proof.gate or metrics.objection or "not judged")),
         ("training", f"{train.steps} steps, {train.epochs:g} epochs, learning rate {spec['learning_rate']}"),

@@ -30,9 +30,8 @@ def load_base(
     dtype: Precision | None = None,
 ) -> PreTrainedModel:
     """The model at ``task.model_path``; its weights in *dtype*, without one in the plan's precision, or quantized on
-    *device*. With a seed in
-    *scores_from* one number is its output, by a head that begins at random. *device_map*, where one process has it
-    alone: where its parts go.
+    *device*. With a seed in *scores_from* one number is its output, by a head that begins at random. *device_map*:
+    where its parts go, of which one process has all.
 
     Under ZeRO-3 the training arguments must exist before: transformers looks there whether to share the weights while
     it loads them, and loads all of them on every rank otherwise.

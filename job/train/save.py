@@ -39,7 +39,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
     Diverged: a value of *tensors* is NaN or infinite.
     """
     if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise Diverged(f"The adapter holds NaN or infinity, first in {broken[0]}.", "Lower JOB_LEARNING_RATE.")
+        raise Diverged(f"The trained weights hold NaN or infinity, first in {broken[0]}.", "Lower JOB_LEARNING_RATE.")
 
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ import pytest
 
 from job.errors import BadSpec
 from job.modules import check_modules
+from job.records import ModelFacts
 from job.spec import JobSpec
 from tests.models import golden_facts
 from tests.unit.test_parameters import GPT2
@@ -13,6 +14,14 @@ LLAMA = "meta-llama/Llama-3.1-8B"
 
 def spec(**settings: object) -> JobSpec:
     return JobSpec(model="org/m", **settings)
+
+
+def refusal(model: ModelFacts, **settings: object) -> str | None:
+    try:
+        check_modules(spec(**settings), model)
+    except BadSpec as refused:
+        return str(refused)
+    return None
 
 
 @pytest.mark.parametrize(
@@ -27,11 +36,11 @@ def spec(**settings: object) -> JobSpec:
     ],
 )
 def test_modules_that_the_model_has_are_taken(settings):
-    check_modules(spec(**settings), golden_facts(LLAMA))
+    assert refusal(golden_facts(LLAMA), **settings) is None
 
 
 def test_a_head_that_is_tied_to_the_embedding_can_be_trained_whole():
-    check_modules(spec(modules_to_save=("lm_head",)), golden_facts("Qwen/Qwen2.5-0.5B"))
+    assert refusal(golden_facts("Qwen/Qwen2.5-0.5B"), modules_to_save=("lm_head",)) is None
 
 
 @pytest.mark.parametrize(
@@ -49,18 +58,14 @@ def test_a_head_that_is_tied_to_the_embedding_can_be_trained_whole():
     ],
 )
 def test_modules_that_it_has_not_are_refused_with_a_suggestion(settings, message):
-    with pytest.raises(BadSpec) as refused:
-        check_modules(spec(**settings), golden_facts(LLAMA))
-
-    assert message in str(refused.value)
+    assert message in (refusal(golden_facts(LLAMA), **settings) or "")
 
 
 def test_names_of_a_mixture_are_left_to_the_worker():
     """transformers makes one tensor of all experts, under another name than in the files."""
-    check_modules(spec(target_modules=("gate_up_proj",)), golden_facts("mistralai/Mixtral-8x7B-v0.1"))
+    assert refusal(golden_facts("mistralai/Mixtral-8x7B-v0.1"), target_modules=("gate_up_proj",)) is None
 
 
 @pytest.mark.parametrize("adapter", ["loha", "lokr", "oft"])
 def test_an_adapter_that_peft_has_not_for_this_architecture_is_refused(adapter):
-    with pytest.raises(BadSpec, match=f"JOB_ADAPTER={adapter} cannot be put on JOB_MODEL=org/m"):
-        check_modules(spec(adapter=adapter), GPT2)
+    assert f"JOB_ADAPTER={adapter} cannot be put on JOB_MODEL=org/m" in (refusal(GPT2, adapter=adapter) or "")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from job.errors import AdapterRejected
-from job.evaluate.gate import CONFIG, FILE, pass_gate
+from job.evaluate.gate import CONFIG, pass_gate
 from job.records import EvaluateTask, GateFigures, StartingAdapter, TrainTask
 from job.rundir import read_record, write_json
 from job.spec import JobSpec
@@ -22,6 +22,7 @@ from tests.worker.works import ADAPTERS
 
 pytestmark = pytest.mark.slow
 
+FILE = "adapter_model.safetensors"
 LAYER = "base_model.model.model.layers.1.self_attn.q_proj"
 Tensors = dict[str, torch.Tensor]
 
