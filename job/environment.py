@@ -24,6 +24,13 @@ SPEC_URI = "JOB_SPEC_URI"
 # Kubernetes (indexed Jobs, service links) and batch platforms set these on their own.
 PLATFORM_NAME = re.compile(r"JOB_(COMPLETION_INDEX|ID|NAME|.*_PORT(_.*)?|.*_SERVICE_HOST)")
 _JSON_FIELDS = {"trainer_args", "peft_args", "lr_scheduler_kwargs", "eval_schema"}
+# pydantic's types of error whose own words are of its inner life.
+_NUMBERS = {
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "int_parsing_size": "a smaller integer",
+    "float_parsing": "a number",
+}
 
 
 def variable(field: str) -> str:
@@ -147,10 +154,13 @@ def _explain(details: list[Any], env: Mapping[str, str]) -> list[str]:
     if details[0]["type"] == "missing":
         return [_missing(field)]
     value = env.get(name) or details[0]["input"]
-    return [f"{name}={value}: {' or '.join(map(_expected, details))}."]
+    first, *others = map(_expected, details)
+    return [f"{name}={value}: {' or '.join([first, *(other.removeprefix('expected ') for other in others)])}."]
 
 
 def _expected(detail: Any) -> str:
+    if detail["type"] in _NUMBERS:
+        return f"expected {_NUMBERS[detail['type']]}"
     message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     return message if detail["type"] == "value_error" else f"expected {message}"
 

@@ -46,11 +46,12 @@ class Output:
             return self._repo_id, folder
         return f"{self.text.rstrip('/')}/{folder or KINDS[spec.adapter].folder}", ""
 
-    def manifest(self, fingerprint: str) -> dict[str, Any] | None:
+    def manifest(self, spec: JobSpec) -> dict[str, Any] | None:
         """The manifest of this run's finished result; None when there is no result yet.
 
         Raises:
-            OutputTaken: the place holds another run's result, or files that no run made.
+            OutputTaken: the place holds another run's result, and the message names the settings that differ; or files
+                that no run made.
         """
         files = {file.path: file for file in self._snapshot(self.result).files}
         if MANIFEST not in files:
@@ -59,8 +60,8 @@ class Output:
         manifest = _manifest(self.result.read(MANIFEST))
         if manifest is None:
             raise OutputTaken(f"JOB_OUTPUT_URI={self.text} holds a {MANIFEST} of something else.", _ELSEWHERE)
-        if manifest["fingerprint"] != fingerprint:
-            raise OutputTaken(f"JOB_OUTPUT_URI={self.text} holds the result of a job with other settings.", _ELSEWHERE)
+        if manifest["fingerprint"] != spec.fingerprint:
+            raise self._taken("the result", spec, _ELSEWHERE)
         for path, facts in manifest["files"].items():
             if path not in files or not self._is_as_told(files[path], facts):
                 raise OutputTaken(f"JOB_OUTPUT_URI={self.text}: {path} is not as {MANIFEST} says.", _ELSEWHERE)
@@ -83,7 +84,7 @@ class Output:
         Raises:
             OutputTaken: the place holds another run's result or checkpoint, or files that no run made.
         """
-        if manifest := self.manifest(spec.fingerprint):
+        if manifest := self.manifest(spec):
             return manifest
         self.refuse_other_run(spec, self.state_paths())
         return None
@@ -126,11 +127,12 @@ class Output:
         for path in sorted(filter(_CHECKPOINT.fullmatch, paths)):
             manifest = _manifest(self.state.read(path))
             if manifest and manifest["fingerprint"] != spec.fingerprint:
-                differ = self._differences(spec) or "settings of another version"
-                raise OutputTaken(
-                    f"JOB_OUTPUT_URI={self.text} holds a checkpoint of a run with other settings: {differ}.",
-                    "Choose another JOB_OUTPUT_URI, or set them as they were to go on with that run.",
-                )
+                fix = "Choose another JOB_OUTPUT_URI, or set them as they were to go on with that run."
+                raise self._taken("a checkpoint", spec, fix)
+
+    def _taken(self, what: str, spec: JobSpec, fix: str) -> OutputTaken:
+        differ = self._differences(spec) or "settings of another version"
+        return OutputTaken(f"JOB_OUTPUT_URI={self.text} holds {what} of a run with other settings: {differ}.", fix)
 
     def _differences(self, spec: JobSpec) -> str:
         before = self._run().get("spec")

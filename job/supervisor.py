@@ -102,7 +102,7 @@ class Supervisor:
         return f"The adapter is in {', '.join(spec.output_uri)}, verified."
 
     def _finished(self, output: Output) -> dict[str, Any] | None:
-        return self._run.wait(lambda: output.manifest(self._run.spec.fingerprint))
+        return self._run.wait(lambda: output.manifest(self._run.spec))
 
     def _refuse_rejected(self, output: Output) -> None:
         """Raises:

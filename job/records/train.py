@@ -67,10 +67,10 @@ class GateFigures(Record):
     )
 
     def __str__(self) -> str:
-        effect = "" if self.effect_apart is None else f", {self.effect_apart:.1%} of the effect"
+        effect = "" if self.effect_apart is None else f" ({self.effect_apart:.1%} of what it does to all)"
         return (
-            f"{self.learned} of {self.tensors} tensors learned, logits move by {self.moved:.2g} and equal training's "
-            f"to {self.apart:.1g}{effect}"
+            f"{self.learned} of {self.tensors} tensors learned; it moves logits by up to {self.moved:.2g}, and loaded "
+            f"anew it is within {self.apart:.1g} of training's{effect}"
         )
 
 

@@ -164,3 +164,17 @@ def test_only_settings_that_change_the_numbers_enter_the_fingerprint():
 
 def test_a_choice_that_is_not_offered_is_one_problem_with_all_that_are():
     assert refusal(JOB_QUANTIZATION="4bit") == "JOB_QUANTIZATION=4bit: expected 'auto', 'none', 'int8' or 'nf4'."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("JOB_LORA_R", "sixteen", "an integer"),
+        ("JOB_LORA_R", "1.5", "an integer"),
+        ("JOB_LEARNING_RATE", "fast", "a number"),
+        ("JOB_HANG_TIMEOUT_S", "soon", "a number or 'auto'"),
+        ("JOB_SEED", "9" * 5000, "a smaller integer"),
+    ],
+)
+def test_a_number_that_is_none_is_told_in_plain_words(name, value, expected):
+    assert refusal(**{name: value}) == f"{name}={value}: expected {expected}."

@@ -70,9 +70,9 @@ def test_a_finished_result_is_recognised_by_the_same_settings_only(tmp_path, run
     spec = spec_for(tmp_path / "out")
     (output,) = publish_to(spec, run_dir)
 
-    assert output.manifest(spec.fingerprint) is not None
-    with pytest.raises(OutputTaken, match="other settings"):
-        output.manifest(spec_for(tmp_path / "out", seed=7).fingerprint)
+    assert output.manifest(spec) is not None
+    with pytest.raises(OutputTaken, match="the result of a run with other settings: JOB_SEED was 42 and is 7"):
+        output.manifest(spec_for(tmp_path / "out", seed=7))
 
 
 def test_a_result_that_was_tampered_with_is_not_taken_for_finished(tmp_path, run_dir):
@@ -81,7 +81,7 @@ def test_a_result_that_was_tampered_with_is_not_taken_for_finished(tmp_path, run
     (tmp_path / "out" / "adapter" / "adapter_config.json").unlink()
 
     with pytest.raises(OutputTaken, match=r"adapter/adapter_config\.json is not as manifest\.json says"):
-        output.manifest(spec.fingerprint)
+        output.manifest(spec)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": []}', "not json"])
@@ -89,17 +89,17 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
 
     with pytest.raises(OutputTaken, match="something else"):
-        Output(str(tmp_path)).manifest("x")
+        Output(str(tmp_path)).manifest(spec_for(tmp_path))
 
 
 def test_a_place_with_files_of_the_same_name_is_refused_and_with_other_files_is_not(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    assert Output(str(tmp_path)).manifest("x") is None
+    assert Output(str(tmp_path)).manifest(spec_for(tmp_path)) is None
 
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(OutputTaken, match="no run of this job made"):
-        Output(str(tmp_path)).manifest("x")
+        Output(str(tmp_path)).manifest(spec_for(tmp_path))
 
 
 def test_a_half_written_result_of_a_run_is_its_own(tmp_path):
@@ -107,7 +107,7 @@ def test_a_half_written_result_of_a_run_is_its_own(tmp_path):
     Output(str(tmp_path / "out")).mark(spec)
     write_bytes(tmp_path / "out" / "adapter" / "adapter_config.json", b"{}")
 
-    assert Output(str(tmp_path / "out")).manifest(spec.fingerprint) is None
+    assert Output(str(tmp_path / "out")).manifest(spec) is None
 
 
 def test_a_second_output_gets_a_copy_of_the_first_later(tmp_path, run_dir):
@@ -116,11 +116,11 @@ def test_a_second_output_gets_a_copy_of_the_first_later(tmp_path, run_dir):
     (output,) = publish_to(first, run_dir)
 
     outputs = [Output(text) for text in both.output_uri]
-    filled = copy_to_secondaries(outputs, output.manifest(both.fingerprint), both, tmp_path / "scratch")
+    filled = copy_to_secondaries(outputs, output.manifest(both), both, tmp_path / "scratch")
 
     assert filled == [str(tmp_path / "b")]
-    assert outputs[1].manifest(both.fingerprint)["files"] == outputs[0].manifest(both.fingerprint)["files"]
-    assert copy_to_secondaries(outputs, output.manifest(both.fingerprint), both, tmp_path / "scratch") == []
+    assert outputs[1].manifest(both)["files"] == outputs[0].manifest(both)["files"]
+    assert copy_to_secondaries(outputs, output.manifest(both), both, tmp_path / "scratch") == []
 
 
 def test_a_second_output_gets_a_result_of_an_earlier_version_that_wrote_fewer_reports(tmp_path, run_dir):
@@ -146,7 +146,7 @@ def test_a_second_output_gets_no_bytes_that_the_first_ones_manifest_does_not_vou
     outputs = [Output(text) for text in spec.output_uri]
 
     with pytest.raises(UploadIncomplete, match=rf"{tmp_path}/a: adapter/adapter_model\.safetensors has other bytes"):
-        copy_to_secondaries(outputs, output.manifest(spec.fingerprint), spec, tmp_path / "scratch")
+        copy_to_secondaries(outputs, output.manifest(spec), spec, tmp_path / "scratch")
     assert not (tmp_path / "b").exists()
 
 
@@ -157,7 +157,7 @@ def put_foreign_file(place: Path, _: RunDir) -> str:
 
 def put_other_result(place: Path, run_dir: RunDir) -> str:
     publish_to(spec_for(place, seed=7), run_dir)
-    return "the result of a job with other settings"
+    return "the result of a run with other settings: JOB_SEED was 7 and is 42"
 
 
 def put_other_checkpoint(place: Path, _: RunDir) -> str:
@@ -208,14 +208,14 @@ def test_a_result_on_the_hub_with_other_bytes_of_the_same_size_is_not_taken_for_
     hub_server.add("org/tuned", {})
     spec = JobSpec(model="org/base", dataset_uri="org/rows", output_uri=("hf://org/tuned",))
     publish_to(spec, run_dir)
-    assert Output("hf://org/tuned").manifest(spec.fingerprint) is not None
+    assert Output("hf://org/tuned").manifest(spec) is not None
 
     files = hub_server.files("org/tuned")
     damaged = files["adapter_model.safetensors"][::-1]
     hub_server.repositories["org/tuned"].commit("main", files | {"adapter_model.safetensors": damaged}, "damage")
 
     with pytest.raises(OutputTaken, match=r"adapter_model\.safetensors is not as manifest\.json says"):
-        Output("hf://org/tuned").manifest(spec.fingerprint)
+        Output("hf://org/tuned").manifest(spec)
 
 
 def test_a_second_output_that_cannot_be_written_is_named(tmp_path, run_dir):
@@ -266,7 +266,7 @@ def test_a_rejected_adapter_is_known_again_by_its_job_alone(tmp_path, run_dir):
 
     assert output.rejected(spec) == "A layer is missing."
     assert output.rejected(other) is None
-    assert output.manifest(spec.fingerprint) is None, "it is no result"
+    assert output.manifest(spec) is None, "it is no result"
 
 
 def test_the_card_of_a_hub_model_names_repository_and_commit():
@@ -296,7 +296,7 @@ def test_the_card_tells_what_the_gate_found():
     judged = finished.model_copy(update={"proof": finished.proof.model_copy(update={"gate": gate})})
     rejected = finished.model_copy(update={"status": "rejected", "objection": "A layer is missing."})
 
-    said = "28 of 28 tensors learned, logits move by 1.2 and equal training's to 3e-06"
+    said = "28 of 28 tensors learned; it moves logits by up to 1.2, and loaded anew it is within 3e-06 of training's"
     assert f"| adapter gate | {said} |" in model_card(judged, "org/tuned")
     card = model_card(rejected, "org/tuned", "rejected")
     assert "# Rejected LoRA adapter for org/base" in card
