@@ -11,6 +11,11 @@ class Optimizer:
     state_bytes: float | None = None  # of each; None: as many as the parameter's own have
     paged: bool = False  # they give way to the host's memory when the GPU's is full
 
+    @property
+    def from_bitsandbytes(self) -> bool:
+        """Whether its states have a precision of their own, which torch's have not."""
+        return self.state_bytes is not None
+
 
 # One byte, and a 32-bit maximum for every 256 of them (bitsandbytes 0.50, optim/optimizer.py, blockwise).
 _8_BITS = 1 + 4 / 256

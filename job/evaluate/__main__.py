@@ -5,13 +5,16 @@ import sys
 from pathlib import Path
 
 from job.child import run_child
-from job.rundir import RunDir
+from job.records import EvaluateTask
+from job.rundir import RunDir, read_record
+from job.unneeded import leave_out_bitsandbytes
 
 
 def main() -> None:
     run_dir = RunDir(Path(sys.argv[1]))
 
     def story() -> None:
+        leave_out_bitsandbytes(read_record(run_dir.evaluate_task, EvaluateTask).plan)
         from job.evaluate.story import evaluate
         from job.train.faults import faults_told
 

@@ -4,15 +4,19 @@ import os
 import sys
 
 from job.child import run_child
-from job.rundir import RunDir
-from job.train.faults import faults_told
-from job.train.story import train
+from job.records import Plan
+from job.rundir import RunDir, read_record
+from job.unneeded import leave_out_bitsandbytes
 
 
 def work(run_dir: RunDir, rank: int) -> None:
     """Train, and leave the result or the reason why there is none. Does not return."""
 
     def story() -> None:
+        leave_out_bitsandbytes(read_record(run_dir.plan, Plan))
+        from job.train.faults import faults_told
+        from job.train.story import train
+
         with faults_told(rank):
             train(run_dir, rank)
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from job.checkpoints import newest_checkpoint
 from job.compatibility import adapter_dtypes
 from job.launch import launch_command, launch_env
+from job.optimizers import OPTIMIZERS
 from job.prepare.story import prepare
 from job.records import (
     ChatTemplateChoice,
@@ -34,6 +35,7 @@ from job.rundir import RunDir, read_record, write_json
 from job.spec import JobSpec
 from job.train.model import DTYPES, quantization_config
 from tests.tiny import GSM8K, ROOT, write_model, write_rows
+from tests.worker.forked import Nursery
 
 STEPS = 10
 GLOBAL_BATCH = 8
@@ -127,12 +129,24 @@ class Run:
     def attempt(self) -> "subprocess.CompletedProcess[str]":
         """Train, however that ends."""
         self.write()
-        env = _env(shim=self.shim and self.plan.strategy in SHARDED)
+        shim = self.shim and self.plan.strategy in SHARDED
+        env = launch_env(self.plan, _env(shim), self.files)
         command = [self.module if part == "job.train" else part for part in launch_command(self.plan, self.files)]
-        return subprocess.run(
-            command, cwd=self.root, env=launch_env(self.plan, env, self.files), timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        if self.plan.use_gpu and not shim:  # what is imported before a fork may have touched the GPU
+            return subprocess.run(
+                command, cwd=self.root, env=env, timeout=TIMEOUT_S,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+        bitsandbytes = self.plan.quantization != "none" or OPTIMIZERS[self.plan.optim].from_bitsandbytes
+        return _nursery(shim, bitsandbytes).launch(command, env, self.root, TIMEOUT_S)
+
+
+@cache
+def _nursery(shim: bool, bitsandbytes: bool) -> Nursery:
+    env = {"HF_HUB_OFFLINE": "1"}
+    if not shim:
+        return Nursery(_env(shim) | env, (), bitsandbytes=bitsandbytes)
+    return Nursery(_env(shim) | env | {"LOCAL_RANK": "0"}, ("deepspeed",), bitsandbytes=bitsandbytes)
 
 
 def _env(shim: bool) -> dict[str, str]:

@@ -8,17 +8,14 @@ on this CPU, under the other strategies, where losses and logits must be those o
 the file, to try anew. ``docs/adapters.md`` gets its table from it.
 """
 
-import contextlib
 import json
 import math
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -83,9 +80,6 @@ class Trained(NamedTuple):
 def attempts(group: list[Combination], inputs: Inputs, folder: Path) -> Iterator[str]:
     """What is wrong with each of *group*, all of one strategy and base, in upstream's words; nothing: it works."""
     runs = {one: _run(one, inputs, folder / f"{number:02}") for number, one in enumerate(group)}
-    # Under the others a second model is loaded otherwise than the first, the process group being there.
-    if group[0].strategy == "ddp" and len(group) > 1:
-        _in_company([runs[one] for one in group], folder)
     for one, run in runs.items():
         try:
             if one.strategy == "single":
@@ -95,15 +89,6 @@ def attempts(group: list[Combination], inputs: Inputs, folder: Path) -> Iterator
                 yield _judge(one, _shared(run), _alone(single)[0])
         except Exception as error:
             yield f"{type(error).__name__}: {error}".strip().splitlines()[0][:160]
-
-
-def _in_company(runs: list[Run], folder: Path) -> None:
-    """Train *runs* in the processes of one launch, which end with the first of them that fails."""
-    for run in runs:
-        run.write()
-    first = runs[0]
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        replace(first, root=folder, module="tests.worker.several").attempt()
 
 
 def _judge(combination: Combination, found: Trained, expected: Trained) -> str:
@@ -133,13 +118,10 @@ def _alone(run: Run) -> tuple[Trained, Trained]:
 
 
 def _shared(run: Run) -> Trained:
-    """By the real launcher, if it has not come to its end in company."""
-    if not run.files.train_result.exists():
-        shutil.rmtree(run.root, ignore_errors=True)
-        ended = run.attempt()
-        if ended.returncode or not run.result.adapter:
-            causes = [json.loads(path.read_text())["cause"] for path in sorted((run.root / "errors").glob("*.json"))]
-            raise RuntimeError([*causes, "the worker failed"][0])
+    """By the launcher."""
+    if run.attempt().returncode or not run.result.adapter:
+        causes = [json.loads(path.read_text())["cause"] for path in sorted((run.root / "errors").glob("*.json"))]
+        raise RuntimeError([*causes, "the worker failed"][0])
     return _reloaded(run, run.losses)
 
 
