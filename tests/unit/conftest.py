@@ -47,6 +47,14 @@ def make_tokenizer(tmp_path: Path) -> MakeTokenizer:
 
 
 @pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A file for a store."""
+    path = tmp_path / "small.json"
+    path.write_bytes(b'{"r": 16}')
+    return path
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> str:
     return str(tmp_path / "out")
 

@@ -4,32 +4,22 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from job.errors import AccessDenied, BadData, NetworkExhausted, NotFound, OutputTaken, UploadIncomplete
-from job.storage import Snapshot, Store, StoredFile, hub_repo, open_store, patience
-from job.uri import HubUri, parse_uri
-from tests.conftest import point_hub_at
-from tests.servers.hub_server import READ_TOKEN, WRITE_TOKEN, HubServer
+from job.errors import AccessDenied, BadData, NotFound, OutputTaken, UploadIncomplete
+from job.storage import StoredFile, open_store
+from job.uri import HubUri
+from tests.servers.hub_server import WRITE_TOKEN, HubServer
+from tests.unit.stores import paths, store_at
 
 REPO = {"config.json": b'{"a": 1}', "model.safetensors": b"0123456789" * 1000, "sub/données.json": b"[]"}
 
 
 # The client's own: it hands a file to httpx in a way that is going out of use.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=.*:DeprecationWarning")
-
-
-def store_at(uri: str, branch: str | None = None) -> Store:
-    kind = "dataset" if "datasets/" in uri else "model"
-    return open_store(parse_uri(uri, kind), branch=branch)
-
-
-def paths(snapshot: Snapshot) -> list[str]:
-    return [file.path for file in snapshot.files]
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
@@ -45,27 +35,6 @@ def adapter(tmp_path: Path) -> dict[str, Path]:
     (folder / "README.md").write_bytes(b"---\nlibrary_name: peft\n---\n")
     (folder / "empty.txt").write_bytes(b"")
     return {path.name: path for path in folder.iterdir()}
-
-
-ACTIONS: dict[str, Callable[[Store, Path], object]] = {
-    "snapshot": lambda store, path: store.snapshot(),
-    "read": lambda store, path: store.read("config.json"),
-    "fetch": lambda store, path: store.fetch([StoredFile("config.json", 8, "e")], path.parent / "out"),
-    "probe_write": lambda store, path: store.probe_write(),
-    "create": lambda store, path: store.create("a", b"1"),
-    "put": lambda store, path: store.put("a", b"1"),
-    "publish": lambda store, path: store.publish({"a": path}, b"{}"),
-    "replace": lambda store, path: store.replace("sub", {"b": path}, b"{}"),
-    "delete": lambda store, path: store.delete("sub"),
-}
-READS, WRITES = ("snapshot", "read", "fetch"), ("probe_write", "create", "put", "publish", "replace", "delete")
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    path = tmp_path / "small.json"
-    path.write_bytes(b"[1]")
-    return path
 
 
 def test_a_snapshot_lists_all_files_at_a_commit(hub_server: HubServer) -> None:
@@ -206,23 +175,6 @@ def test_the_write_probe_makes_a_missing_repository_private(hub_server: HubServe
     assert paths(store.snapshot()) == [".gitattributes"]
 
 
-@pytest.mark.parametrize("token", [READ_TOKEN, "token-of-nobody", None])
-@pytest.mark.parametrize("action", WRITES)
-@pytest.mark.parametrize("name", ["org/name", "org/missing"])
-def test_a_token_that_may_not_write_is_access_denied(
-    hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, action: str, name: str
-) -> None:
-    hub_server.add("org/name", REPO)
-    if token:
-        monkeypatch.setenv("HF_TOKEN", token)
-    else:
-        monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(AccessDenied, match=name) as refusal:
-        ACTIONS[action](store_at(f"hf://{name}"), small)
-    assert "token-" not in str(refusal.value)
-    assert hub_server.files("org/name") == REPO
-
-
 def test_create_makes_a_file_once(hub_server: HubServer) -> None:
     hub_server.add("org/name", {})
     store = store_at("hf://org/name")
@@ -299,7 +251,7 @@ def test_a_published_place_is_taken_and_stays_as_it_is(hub_server: HubServer, sm
     store_at("hf://org/name").publish({"a.json": small}, b"first")
     with pytest.raises(OutputTaken, match=r"org/name/manifest\.json"):
         store_at("hf://org/name").publish({"b.json": small}, b"second")
-    assert hub_server.files("org/name") == {"a.json": b"[1]", "manifest.json": b"first"}
+    assert hub_server.files("org/name") == {"a.json": b'{"r": 16}', "manifest.json": b"first"}
 
 
 @pytest.mark.parametrize("fault", ["status", "reset", "lost"])
@@ -323,7 +275,7 @@ def test_publish_goes_on_top_of_a_commit_that_came_between(hub_server: HubServer
     hub_server.faults.plan("slow", method="POST", path="/commit/", seconds=0.2)
     threading.Thread(target=write_between, daemon=True).start()
     store_at("hf://org/name").publish({"a.json": small}, b"{}")
-    assert hub_server.files("org/name") == {"README.md": b"mine", "a.json": b"[1]", "manifest.json": b"{}"}
+    assert hub_server.files("org/name") == {"README.md": b"mine", "a.json": b'{"r": 16}', "manifest.json": b"{}"}
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.safetensors"])
@@ -340,129 +292,6 @@ def test_an_upload_that_breaks_off_leaves_no_commit(hub_server: HubServer, adapt
     with pytest.raises(AccessDenied, match="org/name"):
         store_at("hf://org/name").publish(adapter, b"{}")
     assert len(hub_server.repositories["org/name"].commits) == 1
-
-
-@pytest.mark.parametrize("action", READS)
-def test_a_missing_repository_is_not_found_with_a_token(hub_server: HubServer, small: Path, action: str) -> None:
-    with pytest.raises(NotFound, match="org/missing"):
-        ACTIONS[action](store_at("hf://org/missing"), small)
-
-
-@pytest.mark.parametrize("name", ["org/missing", "org/private"])
-@pytest.mark.parametrize("action", READS)
-def test_without_a_token_missing_and_private_look_alike_and_are_access_denied(
-    hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str, name: str
-) -> None:
-    hub_server.add("org/private", REPO, private=True)
-    monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(AccessDenied, match="HF_TOKEN"):
-        ACTIONS[action](store_at(f"hf://{name}"), small)
-
-
-def test_public_repositories_need_no_token(hub_server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub_server.add("org/name", REPO)
-    monkeypatch.delenv("HF_TOKEN")
-    assert store_at("hf://org/name").read("config.json") == REPO["config.json"]
-
-
-@pytest.mark.parametrize("action", READS)
-def test_a_token_that_is_not_accepted_is_access_denied(
-    hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str
-) -> None:
-    hub_server.add("org/name", REPO)
-    monkeypatch.setenv("HF_TOKEN", "token-of-nobody")
-    with pytest.raises(AccessDenied, match="HF_TOKEN") as refusal:
-        ACTIONS[action](store_at("hf://org/name"), small)
-    assert "nobody" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("token", [READ_TOKEN, None])
-@pytest.mark.parametrize("action", ["read", "fetch"])
-@pytest.mark.parametrize("name", ["org/gated", "datasets/org/gated"])
-def test_a_gated_repository_names_the_page_of_its_licence(
-    hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str, token: str | None, name: str
-) -> None:
-    hub_server.add(name, REPO, gated=True)
-    if token:
-        monkeypatch.setenv("HF_TOKEN", token)
-    else:
-        monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(AccessDenied, match=f"{hub_server.url}/{name}"):
-        ACTIONS[action](store_at(f"hf://{name}"), small)
-
-
-@pytest.mark.parametrize("action", ACTIONS)
-def test_a_403_is_never_reported_as_not_found(hub_server: HubServer, small: Path, action: str) -> None:
-    hub_server.add("org/name", REPO)
-    hub_server.faults.plan(times=999, status=403)
-    with pytest.raises(AccessDenied, match="org/name"):
-        ACTIONS[action](store_at("hf://org/name"), small)
-
-
-def test_a_missing_revision_path_or_file_is_not_found_by_name(hub_server: HubServer, tmp_path: Path) -> None:
-    hub_server.add("org/name", REPO)
-    with pytest.raises(NotFound, match="org/name@v9"):
-        store_at("hf://org/name@v9").snapshot()
-    with pytest.raises(NotFound, match="org/name/nowhere"):
-        store_at("hf://org/name/nowhere").snapshot()
-    with pytest.raises(NotFound, match=r"typo\.json"):
-        store_at("hf://org/name").read("typo.json")
-    with pytest.raises(NotFound, match=r"typo\.json"):
-        store_at("hf://org/name").fetch([StoredFile("typo.json", 1, "")], tmp_path / "out")
-
-
-@pytest.mark.parametrize("action", ACTIONS)
-def test_no_network_fails_within_seconds_as_a_network_error(
-    hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str
-) -> None:
-    point_hub_at(monkeypatch, "http://127.0.0.1:9")
-    monkeypatch.setattr(patience, "PATIENCE_S", 0)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's own waits, 23 s
-    began = time.monotonic()
-    with pytest.raises(NetworkExhausted, match="org/name"):
-        ACTIONS[action](store_at("hf://org/name"), small)
-    assert time.monotonic() - began < 5
-
-
-@pytest.mark.parametrize("action", ["snapshot", "read", "put"])
-def test_a_hub_that_keeps_failing_is_a_network_error(
-    hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str
-) -> None:
-    hub_server.add("org/name", REPO)
-    monkeypatch.setattr(patience, "PATIENCE_S", 0.1)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    hub_server.faults.plan(times=9999, status=503)
-    with pytest.raises(NetworkExhausted, match="org/name"):
-        ACTIONS[action](store_at("hf://org/name"), small)
-
-
-def test_a_look_up_outlasts_a_passing_fault(hub_server: HubServer) -> None:
-    hub_server.add("org/name", REPO)
-    hub_server.faults.plan(times=2, status=503)
-    hub_server.faults.plan("reset", times=1)
-    assert store_at("hf://org/name").snapshot().files
-
-
-@pytest.mark.parametrize("action", [name for name in ACTIONS if name != "fetch"])
-def test_a_hub_that_stops_answering_is_not_waited_for_for_ever(
-    hub_server: HubServer, small: Path, monkeypatch: pytest.MonkeyPatch, action: str
-) -> None:
-    hub_server.add("org/name", REPO)
-    monkeypatch.setattr(hub_repo, "TIMEOUT_S", 0.1)
-    monkeypatch.setattr(patience, "PATIENCE_S", 0)
-    monkeypatch.setattr("time.sleep", lambda seconds: threading.Event().wait(min(seconds, 3)))
-    path = {"snapshot": "/tree/", "read": "/resolve/", "probe_write": "/branch/"}.get(action, "/commit/")
-    hub_server.faults.plan("slow", path=path, times=9, seconds=3)
-    with pytest.raises(NetworkExhausted, match="ReadTimeout"):
-        ACTIONS[action](store_at("hf://org/name"), small)
-
-
-def test_offline_mode_fails_at_once(hub_server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 60.0)
-    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 60.0)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(NetworkExhausted, match="OfflineModeIsEnabled"):
-        store_at("hf://org/name").snapshot()
 
 
 def test_nothing_the_client_says_reaches_the_console(
