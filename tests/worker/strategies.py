@@ -91,6 +91,7 @@ class Run:
     start: StartingAdapter | None = None
     module: str = "job.train"
     shim: bool = True  # where the strategy needs it; not on a GPU
+    forked: bool = True  # from a process that has its modules; not where something happens as they are imported
 
     @cached_property
     def files(self) -> RunDir:
@@ -111,7 +112,7 @@ class Run:
     def execute(self) -> "Run":
         """Train to the end, or raise with what the worker said."""
         ended = self.attempt()
-        assert ended.returncode == 0, ended.stdout[-6000:]
+        assert ended.returncode == 0, ended.stdout[-20_000:]
         return self
 
     def write(self) -> tuple[JobSpec, TrainTask]:
@@ -132,7 +133,7 @@ class Run:
         shim = self.shim and self.plan.strategy in SHARDED
         env = launch_env(self.plan, _env(shim), self.files)
         command = [self.module if part == "job.train" else part for part in launch_command(self.plan, self.files)]
-        if self.plan.use_gpu and not shim:  # what is imported before a fork may have touched the GPU
+        if not self.forked or (self.plan.use_gpu and not shim):  # what is imported may touch the GPU
             return subprocess.run(
                 command, cwd=self.root, env=env, timeout=TIMEOUT_S,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -130,7 +130,7 @@ def shortly_before(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FAKE_FAULT", f"spike@{LEARN + 1}")
     checkpoint = before.files.checkpoints / f"checkpoint-{LEARN}"
     settings = before.settings | {"max_steps": LEARN + 4, "save_steps": 1}
-    return replace(before, root=tmp_path / "run", settings=settings, resume_from=checkpoint)
+    return replace(before, root=tmp_path / "run", settings=settings, resume_from=checkpoint, forked=False)
 
 
 def test_a_divergence_of_the_last_steps_is_not_published_and_a_resumed_run_sees_it_too(shortly_before):
