@@ -81,6 +81,21 @@ def deadline_in_a_save(world: World) -> str:
     return _goes_on(world, ended, limit_s)
 
 
+def deadline_while_judged(world: World) -> str:
+    """The time is up before the adapter has been judged: it is kept as unfinished, and with more time judged."""
+    limit_s = _long_enough(world)
+    ended = world.run(JOB_MAX_HOURS=_hours(limit_s), FAKE_JUDGE_S="600")
+
+    assert (ended.code, ended.outcome["phase"]) == (85, "evaluate"), ended.shown
+    assert ended.seconds < limit_s + LATE_S, "later than it may be"
+    assert "partial/manifest.json" in world.files, ended.shown
+    again = world.run(JOB_MAX_HOURS="1")
+    assert again.code == 0, again.shown
+    assert "yet to be judged" in again.shown, again.shown
+    world.expect_the_calm_result()
+    return "85 with partial/ → 0 with no step trained"
+
+
 def deadline_in_the_final_upload(world: World) -> str:
     """The time is up while the result is uploaded: training is over, so the run ends as it should, a little later."""
     limit_s = _long_enough(world) + 15

@@ -88,6 +88,7 @@ def _machines() -> Iterator[Fault]:
     yield Fault("deadline in training", machines.deadline_in_training)
     yield Fault("deadline in an evaluation", machines.deadline_in_evaluation)
     yield Fault("deadline in a save", machines.deadline_in_a_save)
+    yield Fault("deadline while judged", machines.deadline_while_judged)
     yield Fault("deadline in the final upload", machines.deadline_in_the_final_upload)
     yield Fault("deadline between slow steps", machines.deadline_between_slow_steps, (1,))
     yield Fault("deadline before training", machines.deadline_before_training)

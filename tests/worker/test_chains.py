@@ -55,6 +55,9 @@ def test_a_new_adapter_stands_on_the_base_with_the_first_one_in_it(inputs, first
     assert json.loads((run.adapter / "starts_from.json").read_text()) == {"merged": "/first"}
     assert run.result.merged_adapter == "/first"
 
+    shared = starting(run_of(inputs, tmp_path / "fsdp", "dpo", "fsdp", max_steps=2), first, "merge").execute()
+    assert shared.losses == pytest.approx(run.losses, abs=1e-6)
+
     base = AutoModelForCausalLM.from_pretrained(inputs["dpo"].model, dtype="float32")
     model = PeftModel.from_pretrained(PeftModel.from_pretrained(base, first.adapter).merge_and_unload(), run.adapter)
     with torch.no_grad(), model.disable_adapter():

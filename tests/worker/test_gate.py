@@ -16,8 +16,9 @@ from job.records import EvaluateTask, GateFigures, StartingAdapter, TrainTask
 from job.rundir import read_record, write_json
 from job.spec import JobSpec
 from job.train.story import train
+from tests.thorough import some
 from tests.worker.preferences import make_preferences
-from tests.worker.strategies import Inputs, Run, make_inputs, make_run
+from tests.worker.strategies import STRATEGIES, Inputs, Run, make_inputs, make_run
 from tests.worker.works import ADAPTERS
 
 pytestmark = pytest.mark.slow
@@ -64,6 +65,24 @@ def test_what_was_trained_passes_with_the_figures_that_show_it(run):
     assert (figures.tensors, figures.learned) == (14, 14), "seven linear modules in each of two layers"
     assert figures.moved > 0.01
     assert figures.apart < 1e-4 < figures.moved
+
+
+SHARED_OUT = [(strategy, precision, "none") for strategy in STRATEGIES[1:] for precision in ("fp32", "bf16")]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "precision", "quantization"),
+    some([*SHARED_OUT, ("fsdp", "bf16", "nf4")], always=[("fsdp", "bf16", "none"), ("zero3", "fp32", "none")]),
+)
+def test_what_two_processes_have_trained_passes_in_one(inputs, tmp_path, strategy, precision, quantization):
+    run = make_run(inputs, tmp_path / "run", strategy, precision=precision, quantization=quantization)
+    run = replace(run, settings=run.settings | {"max_steps": 4, "save_steps": 100}).execute()
+
+    figures = judge(run, run.adapter)
+
+    assert figures.learned == figures.tensors == 14
+    assert figures.apart <= figures.tolerance
+    assert figures.effect_apart <= figures.effect_tolerance
 
 
 @pytest.mark.parametrize("adapter", [name for name in ADAPTERS if name != "lora"])
