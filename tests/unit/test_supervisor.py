@@ -1,12 +1,14 @@
 """The last things that a store is told."""
 
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from job.console import Console
 from job.errors import Interrupted
-from job.processes import StopRequest
+from job.processes import StopRequest, Task
 from job.redact import redactor
 from job.storage import s3_client
 from job.supervisor import Supervisor
@@ -18,13 +20,16 @@ SLOW_S = 6.0
 
 
 @pytest.fixture
-def supervisor(tmp_path, take) -> Supervisor:
+def supervisor(tmp_path, take) -> Iterator[Supervisor]:
     """One whose attempt has come to its end."""
     spec = spec_for(PLACE, work_dir=tmp_path, grace_s=25)
     made = Supervisor(spec, {}, Console(Said(), redactor({})), redactor({}), StopRequest())
     made._attempt = take(PLACE, spec)
     still(made._attempt)
-    return made
+    yield made
+    for task in threading.enumerate():
+        if isinstance(task, Task):
+            task.join()  # what is under way in a slow store would end the next test's uploads
 
 
 def test_when_the_grace_of_a_signal_is_over_a_slow_store_gets_three_seconds_more(s3_server, supervisor):
@@ -35,7 +40,6 @@ def test_when_the_grace_of_a_signal_is_over_a_slow_store_gets_three_seconds_more
     supervisor._hand_in(ended_with(Interrupted("SIGTERM arrived.")))
 
     assert time.monotonic() - began < 3.5
-    time.sleep(SLOW_S + 1)  # what is under way belongs to no other test
 
 
 def test_without_a_signal_a_slow_store_gets_its_time(s3_server, supervisor):
