@@ -54,7 +54,19 @@ def load_base(
         task.model_path, dtype=DTYPES[dtype or plan.precision], use_safetensors=True, **settings
     )
     model.config.use_cache = False
+    if scores_from is not None:
+        _fill_head(model)
     return model
+
+
+def _fill_head(model: PreTrainedModel) -> None:
+    """Under FSDP transformers leaves a head that no file holds without data on all ranks but the first, whose values
+    they are given when the model is shared out. What is looked at before, to tell later what training changed, is here.
+    """
+    head = getattr(model, SCORE)
+    if head.weight.is_meta:
+        head.to_empty(device="cpu")
+        torch.nn.init.zeros_(head.weight)
 
 
 def merged(model: PreTrainedModel, start: StartingAdapter) -> PreTrainedModel:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from job.compatibility import adapter_dtypes
 from job.errors import AdapterRejected
 from job.evaluate.gate import CONFIG, pass_gate
 from job.records import EvaluateTask, GateFigures, StartingAdapter, TrainTask
@@ -75,7 +76,9 @@ SHARED_OUT = [(strategy, precision, "none") for strategy in STRATEGIES[1:] for p
     some([*SHARED_OUT, ("fsdp", "bf16", "nf4")], always=[("fsdp", "bf16", "none"), ("zero3", "fp32", "none")]),
 )
 def test_what_two_processes_have_trained_passes_in_one(inputs, tmp_path, strategy, precision, quantization):
-    run = make_run(inputs, tmp_path / "run", strategy, precision=precision, quantization=quantization)
+    dtype = adapter_dtypes(strategy, quantization, precision)[0]
+    plan = {"precision": precision, "quantization": quantization, "adapter_dtype": dtype}
+    run = make_run(inputs, tmp_path / "run", strategy, **plan)
     run = replace(run, settings=run.settings | {"max_steps": 4, "save_steps": 100}).execute()
 
     figures = judge(run, run.adapter)
