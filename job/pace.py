@@ -8,6 +8,9 @@ from typing import Any
 
 from job.records import Progress
 
+# A line is read up to 0.05 s after it was written (POLL_S): over less time than this a speed would be off by a tenth.
+SHORTEST_S = 0.5
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -26,7 +29,7 @@ class Pace:
         self._evaluating_s = 0.0
 
     def event(self, event: dict[str, Any]) -> Speed | None:
-        """Hear one line of ``log.jsonl``; the speed, if it is a training step with another one before it."""
+        """Hear one line of ``log.jsonl``; the speed, if it is a step at least `SHORTEST_S` behind the first."""
         match event["event"]:
             case "train_begin":
                 self._start = None
@@ -40,7 +43,7 @@ class Pace:
         now = self._clock() - self._evaluating_s
         if self._start is None:
             self._start = (now, step, tokens)
-        elif (elapsed := now - self._start[0]) > 0:
+        elif (elapsed := now - self._start[0]) >= SHORTEST_S:
             return Speed((tokens - self._start[2]) / elapsed, elapsed / max(1, step - self._start[1]))
         return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.job import run
+from tests.thorough import some
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def loaded(adapter: Path) -> tuple[float, int]:
     return float(moved), int(outputs)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "prefix"])
+@pytest.mark.parametrize("adapter", some(["lora", "prefix"], always=["lora"]))
 def test_the_card_loads_the_adapter(env, tmp_path, adapter):
     ended = run(env | {"JOB_ADAPTER": adapter} | ({"JOB_LEARNING_RATE": "0.1"} if adapter == "prefix" else {}))
 
@@ -50,6 +51,7 @@ def test_the_card_loads_the_adapter(env, tmp_path, adapter):
     assert outputs == json.loads((Path(env["JOB_MODEL"]) / "config.json").read_text())["vocab_size"]
 
 
+@pytest.mark.thorough
 def test_the_card_loads_a_reward_model(env, tmp_path, rows):
     pairs = tmp_path / "pairs.jsonl"
     with pairs.open("w") as file:

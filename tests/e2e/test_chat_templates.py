@@ -53,6 +53,7 @@ def published(env: dict[str, str], name: str) -> str:
     return (Path(env["JOB_OUTPUT_URI"]) / name).read_text()
 
 
+@pytest.mark.thorough
 def test_conversations_train_a_base_model_with_the_default_template(base_env):
     ended = run(base_env)
 

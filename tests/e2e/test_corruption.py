@@ -12,6 +12,7 @@ import pytest
 
 from tests.corruption import ROWS, damage_bytes, damage_row, whole_files, zst
 from tests.e2e.job import start
+from tests.thorough import some
 
 pytestmark = pytest.mark.slow
 
@@ -91,10 +92,14 @@ def assert_all_end_well(cases: list[tuple[Damaged, dict[str, str], tuple[str, ..
     assert set(codes) == {0, 65}, "the damage was not real, or always fatal"
 
 
-def test_a_check_of_damaged_files_ends_with_their_place(any_rows, tmp_path):
-    files = row_files(3, ["sharegpt", "chat", "strings", "alpaca", "text"] * 2 + ["text"]) + byte_files(4)
+# Of whose byte_files every so many are tried, beside a row of each format.
+EVERY_THIRD, ALL = (3, 3), (4, 1)
 
-    assert len(files) == 20
+
+@pytest.mark.parametrize(("seed", "every"), some([EVERY_THIRD, ALL], always=[EVERY_THIRD]))
+def test_a_check_of_damaged_files_ends_with_their_place(any_rows, tmp_path, seed, every):
+    files = row_files(seed, ["sharegpt", "chat", "strings", "alpaca", "text"]) + byte_files(seed)[::every]
+
     assert_all_end_well([(damaged, any_rows, ("check",)) for damaged in files], tmp_path)
 
 

@@ -57,6 +57,7 @@ def test_a_batch_that_is_too_large_in_the_middle_is_halved_and_the_run_learns_th
     assert metrics.train.tokens == undisturbed.train.tokens
 
 
+@pytest.mark.thorough
 def test_one_rank_that_runs_out_takes_the_others_along_to_the_smaller_batch(env, tmp_path):
     two = env | {"JOB_NUM_PROCESSES": "2"}
     assert train(two, tmp_path / "undisturbed", FAKE_SEEN=tmp_path / "seen")[0].code == 0
@@ -69,6 +70,7 @@ def test_one_rank_that_runs_out_takes_the_others_along_to_the_smaller_batch(env,
     assert metrics.plan.fallbacks == ("per-device batch 4 → 2, accumulation 1 → 2",)
 
 
+@pytest.mark.thorough
 def test_a_gpu_that_holds_nothing_is_91_with_all_that_was_given_up(env, tmp_path):
     ended, _ = train(env, tmp_path, FAKE_TOKENS=1)
 

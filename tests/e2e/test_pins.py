@@ -72,6 +72,7 @@ def test_rows_or_a_model_that_changed_under_a_run_are_73_and_restored_it_goes_on
     assert metrics_in(tmp_path / "output").attempts.resumed_at_step == step
 
 
+@pytest.mark.thorough
 def test_what_was_settled_before_anything_was_trained_is_simply_replaced(own, tmp_path):
     quick = own | {"JOB_MAX_STEPS": "4"}
     spec, output = load_spec(quick), Output(own["JOB_OUTPUT_URI"])

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,9 +240,16 @@ def test_debug_shows_the_traceback_and_the_workers_own_output(env, tmp_path):
     assert "Traceback" in ended.shown
 
 
-def test_files_of_a_local_result_can_be_read_by_others(env, tmp_path: Path):
-    ended = run(env)
+def test_the_report_of_the_data_is_published_and_all_files_of_a_local_result_can_be_read_by_others(env, tmp_path, rows):
+    doubled = tmp_path / "doubled.jsonl"
+    doubled.write_text(rows.read_text() * 2)
+
+    ended = run(env | {"JOB_DATASET_URI": str(doubled)})
 
     assert ended.code == 0, ended.shown
+    report = json.loads((tmp_path / "output" / "dataset_report.json").read_text())
+    assert (report["train"]["rows"], report["findings"]["duplicate_rows"]) == (128, 64)
+    assert "rows that stand in an earlier one too: 64" in ended.shown
+    assert "dataset_report.json" in json.loads((tmp_path / "output" / "manifest.json").read_text())["files"]
     files = [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in files)

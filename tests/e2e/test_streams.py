@@ -10,6 +10,7 @@ from typing import IO
 
 import pytest
 
+from tests.thorough import some
 from tests.tiny import ROOT
 
 BAD = {"JOB_SEED": "many", "JOB_MODEL": "org/m", "JOB_DATASET_URI": "org/d", "JOB_OUTPUT_URI": "/out"}
@@ -76,6 +77,7 @@ def test_a_value_that_is_no_utf8_is_refused_as_any_other_is(env):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("nowhere", some([FULL, UNREAD], always=[UNREAD]), indirect=True)
 def test_a_log_that_cannot_be_written_changes_nothing_about_a_run(env, nowhere, tmp_path):
     ended = entrypoint(env, stdout=subprocess.PIPE, stderr=nowhere)
 

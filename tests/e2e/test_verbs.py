@@ -149,16 +149,3 @@ def test_a_run_is_not_refused_for_rows_at_its_beginning_that_are_worse_than_the_
 
     assert ended.code == 0, ended.shown
     assert "1,000 rows cut at max_length" in ended.shown
-
-
-def test_the_report_of_the_data_is_published_with_the_result(env, tmp_path: Path, rows: Path):
-    doubled = tmp_path / "doubled.jsonl"
-    doubled.write_text(rows.read_text() * 2)
-
-    ended = run(env | {"JOB_DATASET_URI": str(doubled)})
-
-    assert ended.code == 0, ended.shown
-    report = json.loads((tmp_path / "output" / "dataset_report.json").read_text())
-    assert (report["train"]["rows"], report["findings"]["duplicate_rows"]) == (128, 64)
-    assert "rows that stand in an earlier one too: 64" in ended.shown
-    assert "dataset_report.json" in json.loads((tmp_path / "output" / "manifest.json").read_text())["files"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.job import Ended, logged, run_and_act, start
+from tests.thorough import some
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,10 @@ def left_over(work_dir: Path) -> str:
     return subprocess.run(["pgrep", "-f", str(work_dir)], capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize(("number", "code", "processes"), [(signal.SIGSEGV, 81, 2), (signal.SIGBUS, 80, 1)])
+DEATHS = [(signal.SIGSEGV, 81, 2), (signal.SIGBUS, 80, 1)]
+
+
+@pytest.mark.parametrize(("number", "code", "processes"), some(DEATHS, always=DEATHS[:1]))
 def test_a_rank_that_dies_ends_the_job_at_once_with_the_code_of_its_fault(env, tmp_path, number, code, processes):
     ended = last_rank_gets(number, env, tmp_path / "work", processes)
 
@@ -78,7 +82,7 @@ def test_a_terminal_that_hangs_up_stops_the_run_as_sigterm_does(env, tmp_path):
     assert ended.outcome["last_durable_step"]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", some([1, 2], always=[2]))
 def test_a_supervisor_that_is_killed_leaves_no_process(env, tmp_path, processes):
     job = start(env | {"JOB_MAX_STEPS": "100000", "JOB_NUM_PROCESSES": str(processes)})
     wait_for(lambda: logged(tmp_path / "work", "first_step"), 120)

@@ -42,10 +42,15 @@ def test_workers_that_start_again_are_measured_anew():
     assert pace.event(step(3, tokens=300)) == Speed(tokens_per_s=100.0, step_s=1.0)
 
 
-def test_two_steps_at_one_moment_are_no_division_by_zero():
-    pace = Pace(Clock())
+def test_steps_that_were_read_at_one_look_have_no_speed_yet():
+    clock = Clock()
+    pace = Pace(clock)
 
-    assert [pace.event(step(1)), pace.event(step(2))] == [None, None]
+    assert [pace.event(step(1, tokens=400)), pace.event(step(2, tokens=700))] == [None, None]
+    clock.now = 0.003  # as long as it takes to read the next line
+    assert pace.event(step(3, tokens=1000)) is None
+    clock.now = 1.0
+    assert pace.event(step(4, tokens=1400)) == Speed(tokens_per_s=1000.0, step_s=pytest.approx(1 / 3))
 
 
 def test_how_far_the_run_is_follows_from_phases_steps_and_checkpoints():
