@@ -24,9 +24,9 @@ SHOWN = {
 Row = dict[str, Any]
 
 
-def gsm8k(skip: int = 0) -> list[Row]:
+def gsm8k(skip: int = 0, rows: int = ROWS) -> list[Row]:
     lines = (DATA / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[skip : skip + ROWS]]
+    return [json.loads(line) for line in lines[skip : skip + rows]]
 
 
 def answers() -> Iterator[Row]:
@@ -42,9 +42,10 @@ def pairs() -> Iterator[Row]:
 
 
 def separable() -> Iterator[Row]:
-    """The right answer against its own words in disorder: whoever reads it can tell which is which."""
+    """The right answer against its own words in disorder: whoever reads it can tell which is which. As many as leave a
+    hundred pairs and more to rank."""
     generator = random.Random(0)
-    for row in gsm8k():
+    for row in gsm8k(rows=1500):
         words = row["answer"].split(" ")
         yield {"prompt": row["question"] + "\n", "chosen": row["answer"],
                "rejected": " ".join(generator.sample(words, len(words)))}  # fmt: skip
