@@ -98,8 +98,8 @@ def _to_sharing(spec: Settings, strategy: Strategy, quantization: Quantization) 
         return "answers are drawn token by token, and a shared base would come together for each of them"
     if spec.eval_samples and strategy not in DRAWS_WITH:
         return "JOB_EVAL_SAMPLES are answered by one process during training, which has but a part of a shared model"
-    if strategy == "zero3" and changes_base(spec):
-        return f"{spec.init_lora_weights} needs whole weights, of which ZeRO-3 leaves each GPU a part"
-    if strategy == "fsdp" and spec.adapter == "vera":
+    if strategy == "zero3" and spec.adapter == "loha":
+        return "PEFT shapes LoHa after the weights, of which ZeRO-3 leaves each GPU a part"
+    if strategy == "fsdp" and quantization == "none" and spec.adapter == "vera":
         return "VeRA's projections are buffers, which accelerate does not know how to hand out beside shared weights"
     return None

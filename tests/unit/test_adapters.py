@@ -69,7 +69,7 @@ def test_an_option_of_another_adapter_is_refused_with_those_that_have_it(setting
         ({"JOB_USE_DORA": "true", "JOB_QUANTIZATION": "int8"}, "before bitsandbytes has made its scales"),
         ({"JOB_ADAPTER": "qlora", "JOB_INIT_LORA_WEIGHTS": "olora"}, "quantized anew, so that it is another base"),
         ({"JOB_QUANTIZATION": "int8", "JOB_INIT_LORA_WEIGHTS": "pissa"}, "from weights of 16 or 32 bits alone; set"),
-        ({"JOB_INIT_LORA_WEIGHTS": "pissa", "JOB_STRATEGY": "zero3"}, "leaves each GPU a part; set JOB_STRATEGY=auto"),
+        ({"JOB_ADAPTER": "loha", "JOB_STRATEGY": "zero3"}, "leaves each GPU a part; set JOB_STRATEGY=auto"),
         ({"JOB_ADAPTER": "prefix", "JOB_GRADIENT_CHECKPOINTING": "true"}, "cannot be recomputed; leave it unset"),
         ({"JOB_ADAPTER": "prompt", "JOB_PACKING": "true"}, "before the first row of a pack alone"),
         ({"JOB_TARGET_MODULES": "q_proj,lm_head"}, "set JOB_MODULES_TO_SAVE=lm_head to train it whole"),
