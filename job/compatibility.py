@@ -28,8 +28,12 @@ def adapter_dtypes(strategy: Strategy, quantization: Quantization, precision: Pr
 
 # By strategy, where not all work. Under FSDP accelerate puts parameters of its own, spread over the processes, in the
 # place of those that the optimizer was made with: Adafactor and bitsandbytes do not know such tensors, Adagrad has its
-# states already, and of SGD, which has none, no checkpoint can be written.
-OPTIMIZERS_OF: dict[str, tuple[str, ...]] = {"fsdp": ("adamw_torch_fused", "adamw_torch", "rmsprop")}
+# states already, and of SGD, which has none, no checkpoint can be written. DeepSpeed's ZeRO-3 writes Adagrad's states,
+# and cannot read them again.
+OPTIMIZERS_OF: dict[str, tuple[str, ...]] = {
+    "fsdp": ("adamw_torch_fused", "adamw_torch", "rmsprop"),
+    "zero3": tuple(name for name in OPTIMIZERS if name != "adagrad"),
+}
 
 
 def settled_optim(asked: str, strategy: Strategy, quantization: Quantization) -> str:

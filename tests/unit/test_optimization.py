@@ -41,10 +41,15 @@ def test_an_optimizer_of_another_package_is_refused_with_those_that_are_here():
     assert said.endswith("others need packages that are not here.")
 
 
-@pytest.mark.parametrize("optim", sorted(set(OPTIMIZERS) - set(OPTIMIZERS_OF["fsdp"])))
-def test_what_fsdp_cannot_spread_is_refused_at_the_start_and_never_planned(optim):
-    assert "JOB_STRATEGY=fsdp cannot run" in refusal(JOB_STRATEGY="fsdp", JOB_OPTIM=optim)
-    assert not works(JobSpec(model="org/m", optim=optim), "fsdp", "none")
+REFUSED = [
+    (strategy, optim) for strategy, taken in OPTIMIZERS_OF.items() for optim in sorted(set(OPTIMIZERS) - set(taken))
+]
+
+
+@pytest.mark.parametrize(("strategy", "optim"), REFUSED)
+def test_what_a_strategy_cannot_spread_is_refused_at_the_start_and_never_planned(strategy, optim):
+    assert f"JOB_STRATEGY={strategy} cannot run" in refusal(JOB_STRATEGY=strategy, JOB_OPTIM=optim)
+    assert not works(JobSpec(model="org/m", optim=optim), strategy, "none")
 
 
 @pytest.mark.parametrize(

@@ -39,17 +39,21 @@ def test_a_trial_that_succeeds_changes_no_number(inputs, strategy, tmp_path, mon
     assert len(tried[0].losses) == tried[0].steps > 1
 
 
+def longest_batch(inputs: Inputs) -> int:
+    """Tokens of two rows, padded to the longer one."""
+    with pa.memory_map(str(inputs.data / "train.arrow")) as file:
+        return 2 * max(len(ids) for ids in pa.ipc.open_stream(file).read_all()["input_ids"].to_pylist())
+
+
 def test_the_longest_rows_are_tried_together(inputs, tmp_path, monkeypatch):
     (found,) = fit(inputs, tmp_path, "single", monkeypatch, FAKE_TOKENS=0)
 
-    with pa.memory_map(str(inputs.data / "train.arrow")) as file:
-        lengths = sorted(len(ids) for ids in pa.ipc.open_stream(file).read_all()["input_ids"].to_pylist())
-    assert found.tried_tokens == 2 * lengths[-1]  # two rows, padded to the longer one
+    assert found.tried_tokens == longest_batch(inputs)
     assert found.masked  # as most batches are, whose attention needs more memory
 
 
 def test_when_one_rank_has_too_little_memory_all_stop_before_the_first_step(inputs, tmp_path, monkeypatch):
-    ranks = fit(inputs, tmp_path, "ddp", monkeypatch, FAKE_TOKENS=100, FAKE_RANK=1)
+    ranks = fit(inputs, tmp_path, "ddp", monkeypatch, FAKE_TOKENS=longest_batch(inputs) - 1, FAKE_RANK=1)
 
     assert [rank.steps for rank in ranks] == [0, 0]
     assert ranks[1].error == "CUDA out of memory."
@@ -58,6 +62,6 @@ def test_when_one_rank_has_too_little_memory_all_stop_before_the_first_step(inpu
 
 
 def test_a_rank_that_shares_the_model_ends_rather_than_let_the_others_wait(inputs, tmp_path, monkeypatch):
-    ranks = fit(inputs, tmp_path, "fsdp", monkeypatch, FAKE_TOKENS=100, FAKE_RANK=1)
+    ranks = fit(inputs, tmp_path, "fsdp", monkeypatch, FAKE_TOKENS=longest_batch(inputs) - 1, FAKE_RANK=1)
 
     assert [rank.error for rank in ranks] == ["CUDA out of memory."]  # the other was ended by the launcher
