@@ -13,6 +13,8 @@ WORKDIR /build
 COPY locks/${LOCK}.txt locks/torch.txt ./
 # deepspeed is a source package. Built in isolation it would pull a setuptools that no hash vouches for, so the locked
 # one goes in first. pip compiles the bytecode that the read-only container cannot write later.
+# What makes the size is set apart for layers of its own: layers are pulled in parallel, and one that did not change is
+# not pulled again. What pip knows of those packages stays with the rest.
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/venv \
@@ -21,7 +23,24 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /opt/venv/bin/pip install --no-deps --require-hashes --no-build-isolation --use-pep517 \
         --requirement "${LOCK}.txt" \
     && if [ "${LOCK}" = dev ]; then /opt/venv/bin/pip install --requirement torch.txt; fi \
-    && /opt/venv/bin/pip check
+    && /opt/venv/bin/pip check \
+    && cd "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+    && for group in nvidia/cu13 nvidia torch triton; do \
+        apart="/layers/${group##*/}${PWD}/$(dirname "${group}")"; \
+        mkdir -p "${apart}"; \
+        if [ -e "${group}" ]; then mv "${group}" "${apart}"; fi; \
+    done
+
+# What is in the image, and under which licences: https://cyclonedx.org
+FROM dependencies AS contents
+COPY locks/sbom.txt scripts/licences.py ./
+# hadolint ignore=DL3042
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /opt/sbom \
+    && /opt/sbom/bin/pip install --no-deps --require-hashes --requirement sbom.txt \
+    && mkdir /contents \
+    && /opt/sbom/bin/cyclonedx-py environment --output-reproducible --output-file /contents/sbom.cdx.json /opt/venv/bin/python \
+    && python3 licences.py /contents/sbom.cdx.json > /contents/licences.txt
 
 # Source apart from the final stage: modes and bytecode are settled here and arrive as one layer.
 FROM dependencies AS source
@@ -40,7 +59,12 @@ FROM python:3.11-slim-bookworm
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
+COPY --from=dependencies /layers/cu13/ /
+COPY --from=dependencies /layers/nvidia/ /
+COPY --from=dependencies /layers/torch/ /
+COPY --from=dependencies /layers/triton/ /
 COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=contents /contents /usr/share/graft
 COPY --from=source /app /app
 
 # /workspace is the one writable place: RunDir, caches, downloads. Sticky and open like /tmp, so that `--user` and a platform's

@@ -55,7 +55,8 @@ bench-prepare: .venv/.installed ## rows/s, fill and memory of preparation, with 
 	$(BIN)/python bench/memory.py
 
 image: ## the production image
-	DOCKER_BUILDKIT=1 docker build --tag graft --build-arg REVISION="$$(git rev-parse HEAD)" .
+	DOCKER_BUILDKIT=1 docker build --tag graft --build-arg REVISION="$$(git rev-parse HEAD)" \
+		--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" .
 
 # The locked packages with their hashes first, then torch by name (its CPU build's hash is not among the public ones).
 # deepspeed and antlr come as source: setuptools, which builds them, is installed from the same lock before.

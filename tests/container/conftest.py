@@ -28,6 +28,8 @@ def docker() -> Iterator[Docker]:
 @pytest.fixture(scope="session")
 def image(docker: Docker) -> str:
     """The real Dockerfile, built with the developer's lock, because the image's holds gigabytes of CUDA."""
-    options = ("--network=host", "--build-arg=LOCK=dev", "--build-arg=VERSION=1.2.3", f"--tag={IMAGE}")
+    labels = {"VERSION": "1.2.3", "REVISION": "abc", "SOURCE": "https://example.org/x"}
+    arguments = [f"--build-arg={name}={value}" for name, value in {"LOCK": "dev", **labels}.items()]
+    options = ("--network=host", *arguments, f"--tag={IMAGE}")
     docker.must("build", *options, str(ROOT), timeout_s=1800)
     return IMAGE

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ LOCKED_DOWN = (
     "--network=none",
 )
 PYTHON = "/opt/venv/bin/python"
+LIST_PACKAGES = """
+from importlib.metadata import distributions
+print(*(f"{package.name}=={package.version}" for package in distributions()))
+"""
 DEMO_TIMEOUT_S = 600
 
 
@@ -45,9 +50,42 @@ def test_the_entrypoint_is_in_exec_form_so_that_signals_reach_the_job(docker: Do
     assert entrypoint == [PYTHON, "/app/entrypoint.py"]
 
 
-def test_the_labels_name_the_version(docker: Docker, image: str) -> None:
+def test_the_labels_name_the_version_and_where_it_comes_from(docker: Docker, image: str) -> None:
     labels = json.loads(docker.must("image", "inspect", "--format", "{{json .Config.Labels}}", image))
-    assert labels["org.opencontainers.image.version"] == "1.2.3"
+    named = {name: labels[f"org.opencontainers.image.{name}"] for name in ("version", "revision", "source", "licenses")}
+    assert named == {"version": "1.2.3", "revision": "abc", "source": "https://example.org/x", "licenses": "Apache-2.0"}
+
+
+def test_the_image_lists_what_is_in_it_and_under_which_licences(docker: Docker, image: str) -> None:
+    installed = set(docker.must("run", "--rm", f"--entrypoint={PYTHON}", image, "-c", LIST_PACKAGES).split())
+    listed = json.loads(docker.must("run", "--rm", "--entrypoint=cat", image, "/usr/share/graft/sbom.cdx.json"))
+    licences = docker.must("run", "--rm", "--entrypoint=cat", image, "/usr/share/graft/licences.txt").splitlines()
+
+    assert listed["bomFormat"] == "CycloneDX"
+    assert {f"{part['name']}=={part['version']}" for part in listed["components"]} == installed
+    assert {line.partition(": ")[0].replace(" ", "==") for line in licences} == installed
+    assert f"peft {version('peft')}: Apache Software License" in licences
+
+
+def test_a_change_of_the_source_is_a_layer_of_megabytes(docker: Docker, image: str) -> None:
+    """Layers from the source's on are pulled anew; what is below stays."""
+    history = docker.must("history", "--no-trunc", "--human=false", "--format={{.Size}} {{.CreatedBy}}", image)
+    newest_first = [line.partition(" ")[::2] for line in history.splitlines()]
+    (source,) = [number for number, (_, made_by) in enumerate(newest_first) if "/app /app" in made_by]
+
+    assert sum(int(size) for size, _ in newest_first[: source + 1]) < 5e6
+    assert sum(int(size) for size, _ in newest_first[source + 1 :]) > 1e9
+
+
+def test_torch_is_a_layer_of_its_own(docker: Docker, image: str) -> None:
+    """And so are CUDA's libraries, which the developer's lock does not have."""
+    history = docker.must("history", "--no-trunc", "--human=false", "--format={{.Size}} {{.CreatedBy}}", image)
+    sizes = {made_by: int(size) for size, made_by in (line.split(" ", 1) for line in history.splitlines())}
+    (torch,) = [size for made_by, size in sizes.items() if "/layers/torch/" in made_by]
+    (rest,) = [size for made_by, size in sizes.items() if "/opt/venv /opt/venv" in made_by]
+
+    assert torch > 3e8
+    assert rest < 1.5e9
 
 
 def test_the_image_holds_the_job_and_nothing_else_of_the_checkout(docker: Docker, image: str) -> None:
@@ -144,16 +182,27 @@ def test_the_demo_trains_publishes_and_teaches(demo: Demo) -> None:
     demo.script("score.py", "/workspace/base", "/output/trained/adapter", "/workspace/data/test.jsonl")
 
 
-def test_docker_stop_ends_a_training_job_as_interrupted(docker: Docker, demo: Demo) -> None:
-    container = demo.job("--detach", JOB_OUTPUT_URI="/output/stopped", JOB_NUM_TRAIN_EPOCHS="300").strip()
+def test_docker_stop_leaves_a_durable_checkpoint_from_which_another_container_finishes(
+    docker: Docker, demo: Demo
+) -> None:
+    settings = {"JOB_OUTPUT_URI": "/output/stopped", "JOB_NUM_TRAIN_EPOCHS": "12"}
+    container = demo.job("--detach", **settings).strip()
     try:
         wait_for_log(docker, container, re.compile(r"step \d+/\d+"))
         docker.must("stop", "--time=60", container)
         logs = docker.run("logs", container).stdout
         assert docker.must("wait", container).strip() == "75"
-        assert json.loads(logs.splitlines()[-1])["code"] == 75
+        outcome = json.loads(logs.splitlines()[-1])
+        assert outcome["code"] == 75
+        assert list(demo.output.glob(f"stopped/checkpoints/step-*{outcome['last_durable_step']}/manifest.json"))
     finally:
         docker.run("rm", "--force", container)
+
+    finished = demo.job("--rm", **settings)
+
+    assert json.loads(finished.splitlines()[-1])["code"] == 0
+    attempts = json.loads((demo.output / "stopped/metrics.json").read_text())["attempts"]
+    assert attempts["resumed_at_step"] == outcome["last_durable_step"]
 
 
 def wait_for_log(docker: Docker, container: str, wanted: re.Pattern[str]) -> None:
