@@ -6,12 +6,18 @@ from collections.abc import Mapping
 # Variables whose values the SDKs read as credentials.
 SECRET_NAME = re.compile(r".*(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY(_ID)?|CREDENTIALS)")
 # Credentials by their own look: Hub tokens, AWS key ids, signed URLs, passwords in URLs.
+_IN_URL = r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 _LOOKS = re.compile(
     r"hf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?<=Signature=)[^&\s]+|(?<=Credential=)[^&\s]+"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+    rf"|(?<=Security-Token=)[^&\s]+|{_IN_URL}"
 )
 _MIN_LENGTH = 6  # shorter values are test words that would blank out ordinary text
 _MASK = "***"
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether the variable *name* holds a credential: by its name, or as a URL with a password in it."""
+    return bool(SECRET_NAME.fullmatch(name) or re.search(_IN_URL, value))
 
 
 def redactor(env: Mapping[str, str]) -> "Redactor":
