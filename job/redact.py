@@ -9,8 +9,10 @@ SECRET_NAME = re.compile(r".*(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY(_ID)?|CRE
 _IN_URL = r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 _LOOKS = re.compile(
     r"hf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?<=Signature=)[^&\s]+|(?<=Credential=)[^&\s]+"
-    rf"|(?<=Security-Token=)[^&\s]+|{_IN_URL}"
+    rf"|{_IN_URL}"
 )
+# In a query: X-Amz-Security-Token, Azure's sig, and what others call theirs.
+_PARAMETER = re.compile(r"([?&][\w.-]*(?:token|sig|signature|secret|password|key|auth)=)[^&\s'\"]+", re.IGNORECASE)
 _MIN_LENGTH = 6  # shorter values are test words that would blank out ordinary text
 _MASK = "***"
 
@@ -32,4 +34,4 @@ class Redactor:
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
-        return _LOOKS.sub(_MASK, text)
+        return _PARAMETER.sub(rf"\1{_MASK}", _LOOKS.sub(_MASK, text))

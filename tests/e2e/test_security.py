@@ -1,6 +1,7 @@
 """What docs/security.md promises of a whole run: credentials turn up nowhere, code that came with a model never runs,
 and the rights in deploy/iam are enough and none too many."""
 
+import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,6 +106,17 @@ def test_a_run_that_breaks_down_leaves_no_credential_anywhere(watch):
     assert run.ended.code == 70, run.ended.shown
     assert "Traceback" in run.ended.shown
     assert leaks(run.places) == []
+
+
+def test_what_a_hostile_model_brings_leaves_its_mark_where_it_is_run(tiny_model, tmp_path):
+    files = hostile_files(tiny_model, tmp_path)
+    for name, content in files.items():
+        if name.endswith(".py"):
+            exec(content)
+        elif name.endswith((".bin", ".pt")):
+            pickle.loads(content)
+
+    assert len([*tmp_path.iterdir()]) == len([name for name in files if name.endswith((".py", ".bin", ".pt"))]) > 10
 
 
 def test_nothing_that_came_with_a_model_is_run_in_any_process(succeeded):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from job.environment import load_spec
+from job.errors import BadSpec
 from job.processes import children_env, tracker_env
 from job.redact import redactor
 from tests.tiny import ROOT
@@ -39,10 +41,25 @@ def test_a_tracker_gets_its_own_credentials_and_the_way_to_its_server_only():
         ("GET https://s3/x?X-Amz-Signature=0a1b&y=1", "GET https://s3/x?X-Amz-Signature=***&y=1"),
         ("proxy http://me:pass-word@host:1 failed", "proxy http://***@host:1 failed"),
         ("redis://:pass-word@host", "redis://***@host"),
+        ("GET https://acct.blob/x?sv=1&sig=a%2Bb&se=2", "GET https://acct.blob/x?sv=1&sig=***&se=2"),
+        ("'https://host/x?access_token=abc'", "'https://host/x?access_token=***'"),
+        ("https://host/x?page=2&design=3", "https://host/x?page=2&design=3"),
     ],
 )
 def test_what_looks_like_a_credential_is_masked_wherever_it_came_from(shown, masked):
     assert redactor({})(shown) == masked
+
+
+@pytest.mark.parametrize("name", ["JOB_MODEL", "JOB_DATASET_URI", "JOB_OUTPUT_URI", "JOB_ADAPTER_URI"])
+@pytest.mark.parametrize("query", ["sig=canary", "X-Amz-Signature=canary", "x=canary", "a=1&b=canary"])
+def test_a_signed_address_in_the_wrong_place_is_not_repeated(name, query):
+    env = {"JOB_MODEL": "org/m", "JOB_DATASET_URI": "org/d", "JOB_OUTPUT_URI": "/out"}
+
+    with pytest.raises(BadSpec) as refused:
+        load_spec(env | {name: f"https://host/x?{query}"})
+
+    assert f"{name}=https://host/x?…: " in str(refused.value)
+    assert "canary" not in str(refused.value)
 
 
 # As an unprivileged user, which the image's is: a parent, hidden or not, and a child that looks at it.
