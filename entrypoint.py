@@ -5,8 +5,10 @@ import os
 import sys
 
 from job.cli import main
+from job.signals import hide_environment
 
 if __name__ == "__main__":
+    hide_environment()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the job, who wants to hear nothing
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))

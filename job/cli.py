@@ -11,7 +11,7 @@ from job import __version__
 from job.child import as_job_error
 from job.console import Console
 from job.endpoints import refuse_endpoints
-from job.environment import SPEC_URI, load_spec, platform_names
+from job.environment import SPEC_URI, load_spec, platform_names, told
 from job.errors import BadSpec
 from job.outcome import failure, success, to_line, write_termination_log
 from job.processes import StopRequest, Task
@@ -189,7 +189,8 @@ def _base_spec(env: Mapping[str, str], stop: StopRequest) -> dict[str, Any] | No
     try:
         settings = yaml.safe_load(Task(lambda: read_spec_file(text)).result(stop))
     except (ValueError, yaml.YAMLError) as error:
-        raise BadSpec(f"{SPEC_URI}={text}: {error}.", "Give a YAML or JSON file with one setting per key.") from error
+        cause = f"{SPEC_URI}={told(text)}: {error}."
+        raise BadSpec(cause, "Give a YAML or JSON file with one setting per key.") from error
     if not isinstance(settings, dict):
         raise BadSpec(f"{SPEC_URI}={text} holds {type(settings).__name__}, not settings.", "Write `name: value` lines.")
     return settings

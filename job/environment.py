@@ -68,7 +68,7 @@ def load_spec(
         try:
             settings[field] = _parse(field, text.strip())
         except ValueError as error:
-            problems.append(f"{name}={text}: {error}.")
+            problems.append(f"{name}={told(text)}: {error}.")
             unparsed.add(field)
     problems += [_missing(field) for field in needs if not settings.get(field)]
     known = {name: value for name, value in settings.items() if name in JobSpec.model_fields}
@@ -155,7 +155,12 @@ def _explain(details: list[Any], env: Mapping[str, str]) -> list[str]:
         return [_missing(field)]
     value = env.get(name) or details[0]["input"]
     first, *others = map(_expected, details)
-    return [f"{name}={value}: {' or '.join([first, *(other.removeprefix('expected ') for other in others)])}."]
+    return [f"{name}={told(value)}: {' or '.join([first, *(other.removeprefix('expected ') for other in others)])}."]
+
+
+def told(value: Any) -> str:
+    """*value* for a message, without the query of a web address, which may be signed."""
+    return re.sub(r"(https?://[^\s?,]*\?)[^\s,]+", r"\1…", str(value))
 
 
 def _expected(detail: Any) -> str:

@@ -20,7 +20,7 @@ import psutil
 
 from job.child import read_error
 from job.errors import Bug, Interrupted, JobError, UnsuitableHost
-from job.redact import SECRET_NAME
+from job.redact import is_secret
 from job.signals import die_with_parent, on_stop
 
 T = TypeVar("T")
@@ -107,15 +107,17 @@ class Task(threading.Thread, Generic[T]):
 def children_env(env: Mapping[str, str]) -> dict[str, str]:
     """*env* without the job's settings, which children read from files, and without credentials, which they need for
     nothing: whatever a template or a model file makes them do, there is no secret to give away."""
-    children = {n: value for n, value in env.items() if not n.startswith("JOB_") and not SECRET_NAME.fullmatch(n)}
+    children = {n: value for n, value in env.items() if not n.startswith("JOB_") and not is_secret(n, value)}
     path = [str(Path(__file__).resolve().parent.parent), children.get("PYTHONPATH", "")]
     children["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     return children
 
 
 def tracker_env(env: Mapping[str, str], children: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a tracker: that of *children*, and what trackers read of *env*, their keys included."""
-    return dict(children) | {name: value for name, value in env.items() if name.startswith(_TRACKERS)}
+    """The environment of a tracker: that of *children*, and what trackers read of *env*, their keys and the way out
+    through a proxy included."""
+    own = {n: value for n, value in env.items() if n.startswith(_TRACKERS) or n.upper().endswith("_PROXY")}
+    return dict(children) | own
 
 
 class Child:

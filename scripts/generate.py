@@ -1,5 +1,5 @@
-"""Write what is generated from code: the reference pages in `docs/` and the names in `job/trl_names.py` and
-`job/peft_fields.py`.
+"""Write what is generated from code: the reference pages in `docs/`, the names in `job/trl_names.py` and
+`job/peft_fields.py`, and what `deploy/` holds of exit codes.
 
 ``python scripts/generate.py`` rewrites them; the tests hold them equal to their sources.
 """
@@ -91,6 +91,11 @@ def main() -> None:
 
     for name, page in PAGES.items():
         (ROOT / "docs" / name).write_text(page())
+
+    from scripts.deploy_files import DEPLOY, FILES
+
+    for name, text in FILES.items():
+        (DEPLOY / name).write_text(text())
 
 
 if __name__ == "__main__":

@@ -98,10 +98,10 @@ def _check_config(spec: JobSpec, task: EvaluateTask) -> None:
 
 def _check_model_config(task: EvaluateTask) -> None:
     try:
-        kind = AutoConfig.from_pretrained(task.adapter).model_type
+        kind = AutoConfig.from_pretrained(task.adapter, trust_remote_code=False).model_type
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterRejected(f"config.json cannot be read back: {_first_line(error)}.", _TRAIN_AGAIN) from error
-    trained = AutoConfig.from_pretrained(task.train.model_path).model_type
+    trained = AutoConfig.from_pretrained(task.train.model_path, trust_remote_code=False).model_type
     if kind != trained:
         raise AdapterRejected(f"config.json is of a {kind}, and a {trained} was trained.", _TRAIN_AGAIN)
 

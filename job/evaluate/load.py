@@ -48,7 +48,8 @@ def load_untouched(spec: JobSpec, task: EvaluateTask) -> PreTrainedModel:
     model = _load(spec, task, task.train.model_path)
     if task.train.start and task.train.start.how == "merge":
         model = merged(model, task.train.start)
-    add_tokens(model, AutoTokenizer.from_pretrained(task.train.model_path), task.train.chat_template)
+    tokenizer = AutoTokenizer.from_pretrained(task.train.model_path, trust_remote_code=False)
+    add_tokens(model, tokenizer, task.train.chat_template)
     return model.eval()
 
 

@@ -30,7 +30,7 @@ def _judge(spec: JobSpec, task: EvaluateTask, run_dir: RunDir) -> Judgement:
     if not spec.eval_generate:
         return Judgement(gate=figures)
     rows = read_record(task.train.data_path / HELD_OUT, HeldOut).rows[: spec.eval_generate]
-    tokenizer = AutoTokenizer.from_pretrained(task.adapter)
+    tokenizer = AutoTokenizer.from_pretrained(task.adapter, trust_remote_code=False)
     scores, answers = compare(spec, model, tokenizer, rows, EventLog(run_dir.log))
     objection, fix = shortfall(spec, scores), "Train for longer or on more rows, or lower JOB_MIN_SCORE."
     return Judgement(objection=objection, fix=fix if objection else "", gate=figures, scores=scores, answers=answers)

@@ -39,7 +39,7 @@ def load_tokenizer(
     """
     # Not the fast class directly: some classes, Llama's among them, take the vocabulary from tokenizer.json but make
     # rules of their own, and whoever uses the adapter will load the tokenizer like this.
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise BadData(
             f"The tokenizer of JOB_MODEL is a {type(tokenizer).__name__}, which is not of the tokenizers library.",

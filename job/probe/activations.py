@@ -54,7 +54,7 @@ class Parts(NamedTuple):
 def dry_run(task: DryRunTask) -> DryRun:
     """The findings, or why there are none: any architecture may refuse fake tensors in its own way."""
     try:
-        config = AutoConfig.from_pretrained(task.model_path).get_text_config()
+        config = AutoConfig.from_pretrained(task.model_path, trust_remote_code=False).get_text_config()
         return measure(config, task, FakeTensorMode())
     except Exception as error:
         return DryRun(failure=f"the dry run could not be made ({type(error).__name__}: {error})"[:REASON_LENGTH])
@@ -90,7 +90,7 @@ def _base_model(config: PreTrainedConfig, masked: bool) -> PreTrainedModel:
     AttentionInterface.register(MASKED, sdpa_attention_forward)
     AttentionMaskInterface.register(UNMASKED, lambda *args, **kwargs: None)
     AttentionMaskInterface.register(MASKED, _mask)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     if model.config._attn_implementation == "sdpa":  # else eager, which some architectures need, as in real training
         model.config._attn_implementation = MASKED if masked else UNMASKED
     return model

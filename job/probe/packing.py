@@ -34,7 +34,7 @@ _WIDTHS = {
 def probe_packing(model_dir: Path) -> PackingProbe:
     """Whether packed rows stay apart, with the reason when they do not or when it could not be found out."""
     try:
-        model = _tiny_model(AutoConfig.from_pretrained(model_dir))
+        model = _tiny_model(AutoConfig.from_pretrained(model_dir, trust_remote_code=False))
         moved = _influence(model)
     except Exception as error:  # any architecture may refuse the shrunken sizes or the packed batch in its own way
         text = f"{type(error).__name__}: {error}"[:REASON_LENGTH]
@@ -56,7 +56,7 @@ def _tiny_model(config: PreTrainedConfig) -> torch.nn.Module:
         text.layer_types = kinds
         text.num_hidden_layers = len(kinds)
     torch.manual_seed(0)
-    model: torch.nn.Module = AutoModelForCausalLM.from_config(text, dtype=torch.float32)
+    model: torch.nn.Module = AutoModelForCausalLM.from_config(text, dtype=torch.float32, trust_remote_code=False)
     return model.eval()
 
 

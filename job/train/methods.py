@@ -37,7 +37,7 @@ def make_trainer(
     start = task.start
     if start and start.how == "merge":
         model = merged(model, start)
-    tokenizer = AutoTokenizer.from_pretrained(task.model_path)
+    tokenizer = AutoTokenizer.from_pretrained(task.model_path, trust_remote_code=False)
     alive()
     added = add_tokens(model, tokenizer, task.chat_template)
     token_rows = trainable_token_indices(model, added, spec, plan)

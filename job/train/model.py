@@ -51,7 +51,11 @@ def load_base(
         kind, settings["num_labels"] = AutoModelForSequenceClassification, 1
         set_seed(scores_from)
     model = kind.from_pretrained(
-        task.model_path, dtype=DTYPES[dtype or plan.precision], use_safetensors=True, **settings
+        task.model_path,
+        dtype=DTYPES[dtype or plan.precision],
+        use_safetensors=True,
+        trust_remote_code=False,
+        **settings,
     )
     model.config.use_cache = False
     if scores_from is not None:

@@ -22,10 +22,11 @@ class RewardJudge:
     __name__ = REWARD_MODEL  # by which TRL logs it
 
     def __init__(self, found: RewardModel, plan: Plan, device: torch.device) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(found.adapter if _has_tokenizer(found.adapter) else found.base)
+        folder = found.adapter if _has_tokenizer(found.adapter) else found.base
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._device, self._size = device, plan.per_device_train_batch_size
         model = AutoModelForSequenceClassification.from_pretrained(
-            found.base, num_labels=1, dtype=DTYPES[plan.precision], use_safetensors=True
+            found.base, num_labels=1, dtype=DTYPES[plan.precision], use_safetensors=True, trust_remote_code=False
         )
         # As TRL's RewardTrainer does, since the score is read at the last token that is none of padding.
         if self._tokenizer.pad_token is None:

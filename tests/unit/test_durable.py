@@ -111,6 +111,14 @@ def test_a_checkpoint_that_its_manifest_does_not_vouch_for_is_passed_over_out_lo
     assert "the checkpoint of step 20 is passed over: " in said[0]
 
 
+def test_what_a_manifest_does_not_name_is_not_fetched(tmp_path):
+    (write(tmp_path / "out", 20) / "training_args.bin").write_bytes(b"a pickle that somebody has put there")
+
+    assert fetched(tmp_path / "out", tmp_path / "work", []) == [20]
+    assert not [*(tmp_path / "work").rglob("training_args.bin")]
+    assert [*(tmp_path / "work").rglob("optimizer.pt")]
+
+
 def test_none_is_found_where_there_is_none(tmp_path):
     (tmp_path / "run.json").touch()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("image", "dev")
@@ -106,3 +107,37 @@ def test_the_developer_lock_meets_every_floor_and_ceiling() -> None:
 def test_the_crt_that_computes_s3_checksums_is_locked(lock: str) -> None:
     # boto3[crt]: an extra leaves no trace in the lock but its package.
     assert "awscrt" in pins(lock)
+
+
+# The first versions without a hole that a file from outside can be made to reach.
+SECURITY_FLOORS = {
+    "torch": "2.10",  # CVE-2026-24747: torch.load(weights_only=True) could be made to run code
+    "transformers": "5.3",  # CVE-2026-5241
+    "jinja2": "3.1.6",  # ways out of the sandbox in which chat templates run
+}
+
+
+def installs() -> dict[str, dict[str, str]]:
+    """The versions of each lock, by package; torch's own lock goes with the developer's."""
+    found = {lock: {name: pin.version for name, pin in pins(lock).items()} for lock in LOCKS}
+    found["dev"]["torch"] = torch_pin()
+    return found
+
+
+def test_every_lock_is_looked_at_for_security_floors() -> None:
+    assert {path.stem for path in ROOT.glob("locks/*.txt")} == {*LOCKS, "torch"}
+
+
+@pytest.mark.parametrize("package", SECURITY_FLOORS)
+def test_no_lock_is_below_a_security_floor(package: str) -> None:
+    floor = Version(SECURITY_FLOORS[package])
+
+    assert [lock for lock, versions in installs().items() if Version(versions[package]) < floor] == []
+
+
+@pytest.mark.parametrize("package", SECURITY_FLOORS)
+def test_no_later_lock_can_fall_below_a_security_floor(package: str) -> None:
+    (wanted,) = (Requirement(text) for text in RUNTIME if canonicalize_name(Requirement(text).name) == package)
+    (lowest,) = (Version(one.version) for one in wanted.specifier if one.operator == ">=")
+
+    assert lowest >= Version(SECURITY_FLOORS[package])
