@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,8 +141,10 @@ def test_systemd_finds_nothing_wrong_with_the_service(tmp_path):
     assert (ended.returncode, [line for line in ended.stderr.splitlines() if "graft" in line]) == (0, [])
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing_wrong_with_the_scripts():
     scripts = [FOLDER / "install.sh", ROOT / "deploy/runpod/start.sh"]
 
-    assert subprocess.run(["shellcheck", *scripts], capture_output=True, text=True).stdout == ""
+    assert (
+        subprocess.run([Path(sys.executable).with_name("shellcheck"), *scripts], capture_output=True, text=True).stdout
+        == ""
+    )

@@ -1,9 +1,10 @@
-"""One input, two locks: what the image installs is what the developer tested, torch's build apart."""
+"""One input, two locks: what the image installs is what the developer tested, torch's build apart; and those of tools
+that stand beside them."""
 
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("image", "dev")
+LOCKS, TOOLS = ("image", "dev"), ("sbom", "store")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["deepspeed"]]
-DEV_GROUP = PYPROJECT["dependency-groups"]["dev"]
+GROUPS = PYPROJECT["dependency-groups"]
+DEV_GROUP = [*(text for text in GROUPS["dev"] if isinstance(text, str)), *GROUPS["store"]]
 # torch and what its CUDA build brings along; nvidia-ml-py reads the driver and belongs to both worlds.
 CUDA = re.compile(r"torch|triton|cuda-.+|nvidia-(?!ml-py$).+")
 
@@ -62,14 +64,14 @@ def unsatisfied(wanted: Iterable[str], versions: dict[str, str]) -> list[str]:
     return [str(text) for text, name in names.items() if versions.get(name, "0") not in text.specifier]
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, *TOOLS])
 def test_every_package_is_pinned_once_and_hashed(lock: str) -> None:
     locked = pins(lock)
     assert len(locked) == len(entries(lock))
     assert [name for name, pin in locked.items() if not pin.hashes] == []
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, "torch"])
+@pytest.mark.parametrize("lock", [*LOCKS, *TOOLS, "torch"])
 def test_a_lock_names_no_host_and_no_folder(lock: str) -> None:
     entry = re.compile(r"[a-z0-9-]+==[\w.]+( ; [^/:@]+?)?(\s+--hash=sha256:[0-9a-f]{64})*\s*")
     assert [line for line in entries(lock) if not entry.fullmatch(line)] == []
@@ -78,9 +80,9 @@ def test_a_lock_names_no_host_and_no_folder(lock: str) -> None:
 
 def test_the_developer_tests_the_versions_and_hashes_of_the_image() -> None:
     image, dev = pins("image"), pins("dev")
-    assert {name: dev.get(name) for name in image if not CUDA.fullmatch(name)} == {
-        name: pin for name, pin in image.items() if not CUDA.fullmatch(name)
-    }
+    wanted = {name: pin for name, pin in image.items() if not CUDA.fullmatch(name)}
+    # What only some systems need in the image, a tool of the developer's may need on all.
+    assert {name: pin for name, pin in wanted.items() if dev.get(name) not in (pin, replace(pin, marker=""))} == {}
 
 
 def test_the_developer_locks_no_part_of_torchs_cuda_build() -> None:
@@ -119,20 +121,22 @@ SECURITY_FLOORS = {
 
 def installs() -> dict[str, dict[str, str]]:
     """The versions of each lock, by package; torch's own lock goes with the developer's."""
-    found = {lock: {name: pin.version for name, pin in pins(lock).items()} for lock in LOCKS}
+    found = {lock: {name: pin.version for name, pin in pins(lock).items()} for lock in (*LOCKS, *TOOLS)}
     found["dev"]["torch"] = torch_pin()
     return found
 
 
 def test_every_lock_is_looked_at_for_security_floors() -> None:
-    assert {path.stem for path in ROOT.glob("locks/*.txt")} == {*LOCKS, "torch"}
+    assert {path.stem for path in ROOT.glob("locks/*.txt")} == {*LOCKS, *TOOLS, "torch"}
 
 
 @pytest.mark.parametrize("package", SECURITY_FLOORS)
 def test_no_lock_is_below_a_security_floor(package: str) -> None:
     floor = Version(SECURITY_FLOORS[package])
 
-    assert [lock for lock, versions in installs().items() if Version(versions[package]) < floor] == []
+    locked = {lock: Version(versions[package]) for lock, versions in installs().items() if package in versions}
+    assert {"image", "dev"} <= locked.keys()
+    assert [lock for lock, version in locked.items() if version < floor] == []
 
 
 @pytest.mark.parametrize("package", SECURITY_FLOORS)
