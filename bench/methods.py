@@ -1,5 +1,5 @@
-"""Does a method teach? ``python bench/methods.py sft|dpo|kto|reward``: a tiny model on real rows, through the real
-entrypoint, measured on rows that were held out. Lines of docs/benchmarks.md."""
+"""Does a method teach? ``python bench/methods.py sft|dpo|kto|reward|rloo|grpo``: a tiny model on real rows, through the
+real entrypoint, measured on rows that were held out. Lines of docs/benchmarks.md."""
 
 import json
 import os
@@ -20,6 +20,19 @@ SHOWN = {
     "dpo": ("loss", "rewards/margins", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"),
     "kto": ("loss", "rewards/margins", "eval_loss", "eval_rewards/margins"),
     "reward": ("eval_loss", "eval_margin", "eval_accuracy"),
+    "rloo": ("reward",),
+    "grpo": ("reward",),
+}
+# What a model that has learned nothing can be taught by reward: to write a digit in sixteen tokens.
+ONLINE = {
+    "JOB_REWARDS": "regex",
+    "JOB_REWARD_PATTERN": r"\d",
+    "JOB_MAX_COMPLETION_LENGTH": "16",
+    "JOB_NUM_GENERATIONS": "8",
+    "JOB_GLOBAL_BATCH_SIZE": "64",
+    "JOB_MAX_STEPS": "30",
+    "JOB_LEARNING_RATE": "5e-3",
+    "JOB_EVAL_FRACTION": "0",
 }
 Row = dict[str, Any]
 
@@ -27,6 +40,11 @@ Row = dict[str, Any]
 def gsm8k(skip: int = 0, rows: int = ROWS) -> list[Row]:
     lines = (DATA / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[skip : skip + rows]]
+
+
+def questions() -> Iterator[Row]:
+    for row in gsm8k():
+        yield {"prompt": row["question"] + "\n"}
 
 
 def answers() -> Iterator[Row]:
@@ -61,6 +79,8 @@ SETS: dict[str, dict[str, Callable[[], Iterator[Row]]]] = {
     "dpo": {"GSM8K pairs": pairs, "StackExchange pairs": stack_exchange},
     "kto": {"GSM8K pairs": pairs},
     "reward": {"GSM8K answers, words in disorder": separable},
+    "rloo": {"questions of GSM8K": questions},
+    "grpo": {"questions of GSM8K": questions},
 }
 
 
@@ -85,6 +105,7 @@ def train(method: str, rows: list[Row], folder: Path) -> dict[str, Any]:
         "JOB_MAX_LENGTH": "768" if few else "256",
         "JOB_ALLOW": "truncation,nothing_to_learn",
         "JOB_STRATEGY": "cpu",
+        **(ONLINE if method in ("rloo", "grpo") else {}),
     }
     env = {name: value for name, value in os.environ.items() if not name.startswith("JOB_")} | settings
     done = subprocess.run([sys.executable, "entrypoint.py"], cwd=ROOT, env=env, capture_output=True, text=True)
