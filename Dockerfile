@@ -15,7 +15,7 @@ COPY locks/${LOCK}.txt locks/torch.txt ./
 # one goes in first. pip compiles the bytecode that the read-only container cannot write later.
 # What makes the size is set apart for layers of its own: layers are pulled in parallel, and one that did not change is
 # not pulled again. What pip knows of those packages stays with the rest.
-# hadolint ignore=DL3042
+# hadolint ignore=DL3003,DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/venv \
     && awk '/^[a-z]/ { wanted = /^setuptools==/ } wanted' "${LOCK}.txt" > setuptools.txt \
