@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import modal
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # in the image PYTHONPATH has it
+if (ROOT / "job").is_dir():  # in the image PYTHONPATH has it
+    sys.path.insert(0, str(ROOT))  # before the folder that `modal run` was called in
 
 from job.errors import BadSpec, Interrupted, error_for  # noqa: E402
 from job.redact import redactor  # noqa: E402

@@ -83,7 +83,7 @@ class ModalServer(AbstractContextManager["ModalServer"]):
     """``with ModalServer(folder) as server``, where containers import from *folder*. ``server.env`` is for `modal run`.
 
     *requests* are all messages that arrived, *secrets* those that have a name, and *container_env* is what the image
-    puts into the environment.
+    puts into the environment. *retries* is how many of those that a Function may have are granted.
     """
 
     def __init__(self, source: Path) -> None:
@@ -91,6 +91,7 @@ class ModalServer(AbstractContextManager["ModalServer"]):
         self.requests: list[Message] = []
         self.secrets: dict[str, dict[str, str]] = {}
         self.container_env: dict[str, str] = {}
+        self.retries = 10
         self.containers: list[asyncio.subprocess.Process] = []
         self.logs: list[str] = []
         self._loop = asyncio.new_event_loop()
@@ -239,7 +240,8 @@ class _Service(_Base):
         output = request.outputs[0]
         function_id, item = next((i, one) for i, one in self.inputs.items() if one.input_id == output.input_id)
         del self.inputs[function_id]
-        if output.result.status == FAILURE and item.retry_count < self.functions[function_id].retry_policy.retries:
+        retries = min(self.server.retries, self.functions[function_id].retry_policy.retries)
+        if output.result.status == FAILURE and item.retry_count < retries:
             again = api_pb2.FunctionGetInputsItem()
             again.CopyFrom(item)
             again.retry_count += 1
