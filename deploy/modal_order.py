@@ -27,8 +27,8 @@ class Order:
 
     @property
     def gpus(self) -> str:
-        """As the job says it, which knows no ``H100!`` (Modal: and nothing better in its place)."""
-        return f"{self.gpu.rstrip('!')}:{self.count}"
+        """As the job says it, which knows no ``H100!`` (that and nothing better) and no ``B200+`` (that or better)."""
+        return f"{self.gpu.rstrip('!+')}:{self.count}"
 
     @property
     def timeout_s(self) -> int:
@@ -53,7 +53,7 @@ def take_order(words: Sequence[str]) -> Order:
     asked = parser.parse_args(words)
     env = read_env_file(asked.env_file, os.environ)
     _refuse_places_here(env)
-    form = re.fullmatch(r"(?:(\d+)[x×])?([\w-]+?!?)(?::(\d+))?", asked.gpu)
+    form = re.fullmatch(r"(?:(\d+)[x×])?([\w-]+?[!+]?)(?::(\d+))?", asked.gpu)
     if form is None or (form[1] and form[3]):
         raise BadSpec(f"--gpu {asked.gpu} is not of the form H100:2.", "Name one of Modal's GPUs and how many.")
     gpu = MODAL_NAMES.get(form[2].upper(), form[2])
