@@ -9,13 +9,14 @@ FROM python:3.11-slim-bookworm AS dependencies
 ARG LOCK=image
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /build
-# The locks come before the source: a change of code does not install anything again.
-COPY locks/${LOCK}.txt locks/torch.txt ./
+# The locks come before the source: a change of code does not install anything again. Each is named in full, as Modal's
+# builder is sent what COPY names and knows no variable there.
+COPY locks/image.txt locks/dev.txt locks/torch.txt ./
 # deepspeed is a source package. Built in isolation it would pull a setuptools that no hash vouches for, so the locked
 # one goes in first. pip compiles the bytecode that the read-only container cannot write later.
 # What makes the size is set apart for layers of its own: layers are pulled in parallel, and one that did not change is
 # not pulled again. What pip knows of those packages stays with the rest.
-# hadolint ignore=DL3042
+# hadolint ignore=DL3003,DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/venv \
     && awk '/^[a-z]/ { wanted = /^setuptools==/ } wanted' "${LOCK}.txt" > setuptools.txt \

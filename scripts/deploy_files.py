@@ -2,28 +2,33 @@
 
 import json
 import re
+from collections.abc import Container
 from pathlib import Path
 
-from job.errors import ERROR_CLASSES
+from job.errors import ERROR_CLASSES, Retry
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
-# Another host is what a pod or a machine by itself is not, and the operator's choice is no machine's.
-_HERE = ("counted", "uncounted")
+# What may succeed on the same machine. Another host is what a machine by itself is not, and the operator's choice is no
+# machine's.
+HERE: tuple[Retry, ...] = ("counted", "uncounted")
+NOT_HERE: tuple[Retry, ...] = ("never", "other_host", "operator")
+# Of a cluster, which has other machines.
+NOWHERE: tuple[Retry, ...] = ("never", "operator")
 
 
-def codes(*, again: bool) -> str:
-    """The exit codes after which the same job may succeed on the same machine, or all other failures."""
-    return " ".join(str(one.exit_code) for one in ERROR_CLASSES if (one.retry in _HERE) is again)
+def codes(retries: Container[Retry], between: str = " ") -> str:
+    """The exit codes of failures that are retried so."""
+    return between.join(str(one.exit_code) for one in ERROR_CLASSES if one.retry in retries)
 
 
 def service() -> str:
     """`deploy/lambda/graft.service`."""
-    return _filled(DEPLOY / "lambda" / "graft.service", "RestartPreventExitStatus=", codes(again=False))
+    return _filled(DEPLOY / "lambda" / "graft.service", "RestartPreventExitStatus=", codes(NOT_HERE))
 
 
 def start_script() -> str:
     """`deploy/runpod/start.sh`."""
-    return _filled(DEPLOY / "runpod" / "start.sh", "RETRY_CODES=", f'"{codes(again=True)}"')
+    return _filled(DEPLOY / "runpod" / "start.sh", "RETRY_CODES=", f'"{codes(HERE)}"')
 
 
 def template() -> str:
@@ -39,4 +44,18 @@ def _filled(path: Path, name: str, value: str) -> str:
     return re.sub(rf"^{name}.*$", f"{name}{value}", path.read_text(), count=1, flags=re.MULTILINE)
 
 
-FILES = {"lambda/graft.service": service, "runpod/start.sh": start_script, "runpod/template.json": template}
+def kubernetes_job() -> str:
+    """`deploy/kubernetes/base/job.yaml`. What is in neither rule counts against its `backoffLimit`."""
+    text = (DEPLOY / "kubernetes" / "base" / "job.yaml").read_text()
+    for action, retries in (("FailJob", NOWHERE), ("Ignore", ("uncounted",))):
+        rule = rf"(action: {action}\n\s+onExitCodes: .*values: )\[.*?\]"
+        text = re.sub(rule, rf"\g<1>[{codes(retries, ', ')}]", text, count=1)
+    return text
+
+
+FILES = {
+    "kubernetes/base/job.yaml": kubernetes_job,
+    "lambda/graft.service": service,
+    "runpod/start.sh": start_script,
+    "runpod/template.json": template,
+}
