@@ -23,15 +23,18 @@ SHOWN = {
     "rloo": ("reward",),
     "grpo": ("reward",),
 }
-# What a model that has learned nothing can be taught by reward: to write a digit in sixteen tokens.
+# What a model that has learned nothing can be taught by reward: to begin its answer with a digit.
+# Its head has to learn as well: a random one of unit-sized states makes no token much likelier than another.
 ONLINE = {
+    "JOB_MODULES_TO_SAVE": "lm_head",
     "JOB_REWARDS": "regex",
-    "JOB_REWARD_PATTERN": r"\d",
-    "JOB_MAX_COMPLETION_LENGTH": "16",
+    "JOB_REWARD_PATTERN": r"^\s*\d",
+    "JOB_MAX_COMPLETION_LENGTH": "8",
     "JOB_NUM_GENERATIONS": "8",
     "JOB_GLOBAL_BATCH_SIZE": "64",
-    "JOB_MAX_STEPS": "30",
-    "JOB_LEARNING_RATE": "5e-3",
+    "JOB_MAX_STEPS": "150",
+    "JOB_LEARNING_RATE": "1e-2",
+    "JOB_LR_SCHEDULER_TYPE": "constant",
     "JOB_EVAL_FRACTION": "0",
 }
 Row = dict[str, Any]
